@@ -1,0 +1,136 @@
+"""A finished folder: its manifest is its last file, lists every part, and names its inputs.
+
+The digest of a manifest is the identity of the artifact: it covers the digests of all parts and of the
+manifests of the inputs, so the chain from the text to the student can be checked from any end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from kdpipe import io
+from kdpipe.config import Frozen
+from kdpipe.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+MAX_BYTES = 64 << 20
+
+PartName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
+]
+
+
+class Part(Frozen):
+    """One file of an artifact."""
+
+    name: PartName
+    """Path inside the folder, at most one level deep."""
+    bytes: int = Field(ge=0)
+    digest: str
+    """`xxh3_128:<hex>` or `sha256:<hex>`."""
+
+
+class Manifest(Frozen):
+    """What a finished folder is, from what it was made, and which files it has."""
+
+    format: str
+    """`kdpipe.corpus`, `kdpipe.cache` or `kdpipe.student`."""
+    version: int
+    """Of the format; readers refuse a newer one."""
+    spec: dict[str, Any]
+    """The section of the pipeline file that asked for it, defaults filled in."""
+    inputs: dict[str, str]
+    """Name of each input -> the digest of its manifest or of its files."""
+    facts: dict[str, Any]
+    """What was found while making it: counts, shapes, numerics, measured differences."""
+    files: tuple[Part, ...]
+
+
+VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 1, "kdpipe.student": 1}
+
+
+def part(folder: Path, name: str, algorithm: str = "xxh3_128") -> Part:
+    """Describe a file that lies in `folder`."""
+    path = folder / name
+    return Part(name=name, bytes=path.stat().st_size, digest=io.digest_file(path, algorithm))
+
+
+def finish(folder: Path, manifest: Manifest) -> str:
+    """Write the manifest, which makes the folder finished; returns its digest."""
+    data = manifest.model_dump_json(indent=1).encode("utf-8") + b"\n"
+    io.write_file(folder / MANIFEST, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def open_finished(folder: Path, kind: str, remedy: str) -> tuple[Manifest, str]:
+    """The manifest of a finished `kind` and its digest.
+
+    Raises:
+        ArtifactError: not finished, not readable, of another kind, or of a newer version.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        state = "is not finished" if folder.is_dir() else "does not exist"
+        raise ArtifactError(f"{folder} {state}: {remedy}") from None
+    if len(data) > MAX_BYTES:
+        raise ArtifactError(f"{path}: {len(data)} bytes is more than {MAX_BYTES}: {remedy}")
+    try:
+        raw = json.loads(data, parse_constant=_refuse, object_pairs_hook=_unique)
+        manifest = Manifest.model_validate(raw)
+    except (ValueError, ValidationError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is damaged ({reason}): delete {folder}, then {remedy}") from None
+    if manifest.format != kind:
+        raise ArtifactError(f"{folder} is a {manifest.format}, not a {kind}: {remedy}")
+    if manifest.version > VERSIONS[kind]:
+        raise ArtifactError(
+            f"{folder} has version {manifest.version} of {kind}, this kdpipe reads up to"
+            f" {VERSIONS[kind]}: update kdpipe"
+        )
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def is_current(folder: Path, kind: str, spec: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether `folder` is finished, complete in size, and made by `spec` from `inputs`."""
+    try:
+        manifest, _ = open_finished(folder, kind, "")
+    except ArtifactError:
+        return False
+    if (manifest.spec, manifest.inputs, manifest.version) != (spec, inputs, VERSIONS[kind]):
+        return False
+    return all(_size(folder / file.name) == file.bytes for file in manifest.files)
+
+
+def check(folder: Path, file: Part, remedy: str) -> Path:
+    """The path of a part whose bytes are what the manifest says; raises ArtifactError."""
+    path = folder / file.name
+    if _size(path) != file.bytes:
+        raise ArtifactError(f"{path} is missing or cut short ({file.bytes} bytes expected): {remedy}")
+    if io.digest_file(path, file.digest.partition(":")[0]) != file.digest:
+        raise ArtifactError(f"{path} is damaged (digest differs from the manifest): {remedy}")
+    return path
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("a key stands twice")
+    return keys

@@ -1,0 +1,36 @@
+"""A student that starts from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from kdpipe.config import Frozen
+from kdpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from kdpipe.encoder import Encoder
+
+
+class FromCheckpoint(Frozen):
+    """An encoder from a folder or the hub; it has to read the same token ids as the teacher."""
+
+    kind: Literal["checkpoint"]
+    model: str
+    """A local folder or a hub id."""
+    revision: str | None = None
+    """A commit, tag or branch of the hub; None is the default branch."""
+
+    def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
+        """The transformer; raises UsageError where its vocabulary is smaller than the corpus needs."""
+        from kdpipe.encoder import load_transformer
+        from kdpipe.hub import find_model
+
+        model = load_transformer(find_model(self.model, revision=self.revision))
+        if model.config.vocab_size < vocabulary:
+            raise UsageError(
+                f"{self.model} has {model.config.vocab_size} tokens, the corpus has {vocabulary}:"
+                " start from a checkpoint with the corpus' own tokenizer"
+            )
+        return model
