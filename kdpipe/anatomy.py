@@ -47,7 +47,9 @@ def keep_layers(
     depth = config.num_hidden_layers
     missing = [layer for layer in layers if not 1 <= layer <= depth]
     if missing:
-        raise UsageError(f"the teacher has layers 1 to {depth}, not {missing[0]}: choose among them")
+        raise UsageError(
+            f"the teacher has layers 1 to {depth}, not {missing[0]}: choose among them"
+        )
     place = {layer - 1: index for index, layer in enumerate(layers)}
     pattern = re.compile(rf"^{re.escape(path)}\.(\d+)\.")
     kept = {}

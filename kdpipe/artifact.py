@@ -86,7 +86,9 @@ def open_finished(folder: Path, kind: str, remedy: str) -> tuple[Manifest, str]:
         manifest = Manifest.model_validate(raw)
     except (ValueError, ValidationError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{path} is damaged ({reason}): delete {folder}, then {remedy}") from None
+        raise ArtifactError(
+            f"{path} is damaged ({reason}): delete {folder}, then {remedy}"
+        ) from None
     if manifest.format != kind:
         raise ArtifactError(f"{folder} is a {manifest.format}, not a {kind}: {remedy}")
     if manifest.version > VERSIONS[kind]:
@@ -112,10 +114,29 @@ def check(folder: Path, file: Part, remedy: str) -> Path:
     """The path of a part whose bytes are what the manifest says; raises ArtifactError."""
     path = folder / file.name
     if _size(path) != file.bytes:
-        raise ArtifactError(f"{path} is missing or cut short ({file.bytes} bytes expected): {remedy}")
+        raise ArtifactError(
+            f"{path} is missing or cut short ({file.bytes} bytes expected): {remedy}"
+        )
     if io.digest_file(path, file.digest.partition(":")[0]) != file.digest:
         raise ArtifactError(f"{path} is damaged (digest differs from the manifest): {remedy}")
     return path
+
+
+def readable(record: dict[str, Any]) -> bytes:
+    """A record as JSON that people read: indented, keys in the order given."""
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A small JSON object that kdpipe wrote; raises ArtifactError where it is damaged."""
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=_refuse, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is damaged ({reason}): delete it and rerun") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is damaged (not an object): delete it and rerun")
+    return value
 
 
 def _size(path: Path) -> int:

@@ -36,7 +36,9 @@ class Frozen(BaseModel):
         if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}: {nearest(str(key), [*cls.model_fields])}")
+                    raise ValueError(
+                        f"unknown key {key!r}: {nearest(str(key), [*cls.model_fields])}"
+                    )
         return data
 
     def identity(self) -> dict[str, Any]:

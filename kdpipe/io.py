@@ -2,7 +2,8 @@
 
 A file is written under a temporary name in its own folder, fsynced, given its name, and its folder
 is fsynced: only then is it acknowledged. `write_file` replaces; `publish` never does, so of two
-writers of one content-keyed file the first wins. Temporary files of dead runs are swept under the lock.
+writers of one content-keyed file the first wins. What dead runs
+left under temporary names is swept by the next one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from kdpipe.errors import LockedError
@@ -49,6 +53,15 @@ def digest_file(path: Path, algorithm: str = "xxh3_128") -> str:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     return f"{algorithm}:{state.hexdigest()}"
+
+
+def digest_arrays(arrays: list[npt.NDArray[np.int64]]) -> str:
+    """sha256 of arrays one after the other, each with its length before it, as hex."""
+    state = hashlib.sha256()
+    for array in arrays:
+        state.update(len(array).to_bytes(8, "little"))
+        state.update(array.data)
+    return state.hexdigest()
 
 
 def make_folder(path: Path) -> None:
@@ -115,9 +128,11 @@ def prune(folder: Path, keep: set[str]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed runs left under temporary names; only the holder of the lock may."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        remove(path)
+    """Remove what killed runs of this machine left under temporary names, also in subfolders."""
+    for path in folder.rglob(f"{TEMPORARY}{_host()}-*"):
+        process = int(path.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0])
+        if not _is_alive(process):
+            remove(path)
 
 
 @contextlib.contextmanager
@@ -142,11 +157,25 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = path.parent / f"{TEMPORARY}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
     try:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -99,8 +99,8 @@ class TrainSpec(Frozen):
     torch_compile: bool = False
     eval_steps: PositiveInt | None = None
     """Measure the held-out rows every so many steps; None: once an epoch."""
-    save_steps: PositiveInt | None = None
-    """Checkpoint every so many steps, speed only; None: as often as `eval_steps`."""
+    save_steps: PositiveInt = 500
+    """Checkpoint every so many steps, speed only."""
     logging_steps: PositiveInt = 10
     """One line in `steps.tsv` every so many steps."""
     metric_for_best_model: Literal["eval_loss", "eval_cosine"] = "eval_loss"
@@ -160,7 +160,9 @@ class Pipeline(Frozen):
 
 def _known(where: str, name: str, section: dict[str, Any]) -> None:
     if name not in section:
-        raise ValueError(f"{where} names {name!r}, which does not exist: {nearest(name, [*section])}")
+        raise ValueError(
+            f"{where} names {name!r}, which does not exist: {nearest(name, [*section])}"
+        )
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -168,9 +170,9 @@ def load_pipeline(path: Path) -> Pipeline:
     return decode(Pipeline, read_yaml(path), path)
 
 
-def choose(section: dict[str, Any], names: list[str], what: str) -> list[str]:
+def choose(section: dict[str, Any], names: list[str] | None, what: str) -> list[str]:
     """The asked names of a section, all of them where none is asked; raises UsageError."""
-    for name in names:
+    for name in names or []:
         if name not in section:
             raise UsageError(f"no {what} is called {name!r}: {nearest(name, [*section])}")
     return names or [*section]

@@ -34,7 +34,13 @@ class FromShape(Frozen):
             raise UsageError(f"model_type {self.model_type!r} is not known to transformers; {hint}")
         special = {
             key: value
-            for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+            for key in (
+                "pad_token_id",
+                "bos_token_id",
+                "eos_token_id",
+                "cls_token_id",
+                "sep_token_id",
+            )
             if (value := getattr(teacher.model.config, key, None)) is not None
         }
         config = AutoConfig.for_model(self.model_type, vocab_size=vocabulary, **special)

@@ -20,7 +20,9 @@ class Question(Frozen):
     @property
     def name(self) -> str:
         """`embedding.fp16`, `hidden.2.fp16`: a file-name-safe name."""
-        return ".".join(str(word) for word in (self.part, self.layer, self.storage) if word is not None)
+        return ".".join(
+            str(word) for word in (self.part, self.layer, self.storage) if word is not None
+        )
 
     @property
     def per_token(self) -> bool:

@@ -1,0 +1,60 @@
+"""Which rows go together: plans that are pure functions of lengths, budget and seed.
+
+A batch is padded to its longest row, so rows of like length belong together; its cost is rows times
+longest row, held below a budget of padded tokens. A row longer than the budget is a batch by itself.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+_POOL = 64
+"""Batches that are cut from one length-sorted pool of shuffled rows."""
+
+
+def cut(order: Rows, lengths: Lengths, tokens_per_batch: int) -> list[Rows]:
+    """Cut rows, in their order, into batches of at most `tokens_per_batch` padded tokens."""
+    borders, longest, start = [0], 0, 0
+    for index, length in enumerate(lengths[order].tolist()):
+        longest = max(longest, length)
+        if index > start and longest * (index - start + 1) > tokens_per_batch:
+            borders.append(index)
+            longest, start = length, index
+    borders.append(len(order))
+    return [order[left:right] for left, right in pairwise(borders) if right > left]
+
+
+def by_length(lengths: Lengths, tokens_per_batch: int) -> list[Rows]:
+    """All rows, shortest first, in batches: the plan of every pass that only reads."""
+    return cut(np.argsort(lengths, kind="stable"), lengths, tokens_per_batch)
+
+
+def epoch_plan(
+    rows: Rows, lengths: Lengths, tokens_per_batch: int, *, seed: int, epoch: int
+) -> list[Rows]:
+    """The batches of one epoch in their order: the same on every machine, for any number of workers.
+
+    Rows are shuffled, taken in pools of about 64 batches, sorted by length within a pool, cut, and the
+    batches of all pools are shuffled: random enough to train on, and nearly without padding.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    shuffled = generator.permutation(rows)
+    total = np.cumsum(lengths[shuffled], dtype=np.int64)
+    borders = (
+        np.searchsorted(
+            total,
+            np.arange(1, total[-1] // (_POOL * tokens_per_batch) + 1) * (_POOL * tokens_per_batch),
+        )
+        if len(rows)
+        else []
+    )
+    batches = []
+    for pool in np.split(shuffled, borders):
+        batches += cut(pool[np.argsort(lengths[pool], kind="stable")], lengths, tokens_per_batch)
+    return [batches[index] for index in generator.permutation(len(batches))]

@@ -1,0 +1,153 @@
+"""What a teacher said about a corpus, read back as if the teacher were there.
+
+Legend: R rows, N tokens, D width. `Cache.read(rows)` gives the same type as a live teacher does.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kdpipe import artifact, storage
+from kdpipe.activations import Activations, Dims, Needs
+from kdpipe.config import Frozen
+from kdpipe.corpus import Corpus
+from kdpipe.errors import ArtifactError
+from kdpipe.targets import Question
+
+KIND = "kdpipe.cache"
+REMEDY = "run 'kdpipe cache-teacher'"
+
+
+class Difference(Frozen):
+    """How far the teacher in its compute dtype is from the same teacher in fp32, on a sample."""
+
+    rows: int
+    min_cosine: float
+    max_abs: float
+
+
+class CacheFacts(Frozen):
+    """What the manifest tells of a cache."""
+
+    teacher: str
+    """Identity of the teacher: weights, config and head."""
+    tokenizer: str
+    """Fingerprint of the tokenizer that teacher and corpus share."""
+    dtype: str
+    """Of the teacher's matrix products."""
+    difference: Difference | None
+    """None in fp32."""
+    embedding_width: int
+    hidden_width: int
+    layers: int
+    """Layers of the teacher."""
+    rows: int
+    questions: tuple[Question, ...]
+    """The files of the manifest are, block by block, the answers to these in their order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """A finished cache, joined to the corpus that it was made for."""
+
+    folder: Path
+    manifest: artifact.Manifest
+    digest: str
+    facts: CacheFacts
+    corpus: Corpus
+
+    @property
+    def provides(self) -> Needs:
+        """What can be read."""
+        hidden = {
+            q.layer for q in self.facts.questions if q.part == "hidden" and q.layer is not None
+        }
+        embedding = any(question.part == "embedding" for question in self.facts.questions)
+        return Needs(embedding=embedding, hidden=frozenset(hidden))
+
+    @property
+    def dims(self) -> Dims:
+        """Widths and depth of the teacher."""
+        facts = self.facts
+        return Dims(facts.embedding_width, facts.hidden_width, facts.layers)
+
+    def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:
+        """What the teacher said about `rows`, in their order; values are fp32 on the CPU."""
+        lengths = torch.from_numpy(self.corpus.lengths[rows].astype(np.int64))
+        embedding, hidden = None, {}
+        for number, question in enumerate(self.facts.questions):
+            if question.part == "embedding" and needs.embedding:
+                embedding = self._gather(rows, number, question)
+            elif question.layer is not None and question.layer in needs.hidden:
+                hidden[question.layer] = self._gather(rows, number, question)
+        return Activations(lengths, embedding, hidden)
+
+    def _gather(self, rows: npt.NDArray[np.int64], number: int, question: Question) -> Tensor:
+        """[R, D] for a question about rows, [N, D] for one about tokens."""
+        pieces: dict[str, list[Tensor]] = {}
+        for row in rows.tolist():
+            index, place = self.corpus.locate(row)
+            first, last = place, place + 1
+            if question.per_token:
+                starts = self.corpus.block(index).starts
+                first, last = int(starts[place]), int(starts[place + 1])
+            for name, tensor in self._shard(index, number).items():
+                pieces.setdefault(name, []).append(tensor[first:last])
+        return storage.decode({name: torch.cat(parts) for name, parts in pieces.items()})
+
+    @functools.cache  # noqa: B019 - a cache lives as long as its process
+    def _shard(self, index: int, number: int) -> dict[str, Tensor]:
+        """Views into one shard, whose digest is checked before its first use."""
+        question = self.facts.questions[number]
+        block = self.corpus.facts.blocks[index]
+        file = self.manifest.files[index * len(self.facts.questions) + number]
+        path = artifact.check(self.folder, file, f"{REMEDY} with --verify, which computes it again")
+        try:
+            with safe_open(path, framework="pt") as shard:
+                tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ArtifactError(
+                f"{path} cannot be read ({error}): {REMEDY} with --verify"
+            ) from None
+        vectors = block.tokens if question.per_token else block.rows
+        if "values" not in tensors or any(len(tensor) != vectors for tensor in tensors.values()):
+            raise ArtifactError(f"{path} does not have {vectors} vectors: {REMEDY} with --verify")
+        return tensors
+
+
+def open_cache(folder: Path, corpus: Corpus, remedy: str = REMEDY) -> Cache:
+    """A finished cache of `corpus`.
+
+    Raises:
+        ArtifactError: not finished, or made for another corpus (the fields that differ are named).
+    """
+    manifest, digest = artifact.open_finished(folder, KIND, remedy)
+    try:
+        facts = CacheFacts.model_validate(manifest.facts)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: {str(error).splitlines()[0]}: {remedy}") from None
+    made_for = {
+        "corpus": (manifest.inputs.get("corpus"), corpus.digest),
+        "tokenizer": (facts.tokenizer, corpus.facts.tokenizer),
+        "rows": (facts.rows, corpus.facts.rows),
+        "files": (len(manifest.files), len(corpus.facts.blocks) * len(facts.questions)),
+    }
+    other = [_pair(name, *values) for name, values in made_for.items() if values[0] != values[1]]
+    if other:
+        raise ArtifactError(
+            f"{folder} was made for another corpus than {corpus.folder} ({'; '.join(other)}): {remedy}"
+        )
+    return Cache(folder, manifest, digest, facts, corpus)
+
+
+def _pair(name: str, cache: Any, corpus: Any) -> str:
+    return f"{name}: {str(cache)[:12]} in the cache, {str(corpus)[:12]} in the corpus"

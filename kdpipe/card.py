@@ -1,0 +1,264 @@
+"""The model card: what a student is, how good it is, how to use it and how it was made, on one page.
+
+The text follows from the facts alone. Reading nothing but the card, one gets the student's vectors: the
+code in it pools, maps and normalises as the student's own head does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kdpipe import io
+from kdpipe.config import Frozen
+from kdpipe.hub import read_json
+from kdpipe.modules import head_of
+
+NAME = "README.md"
+_TAGS = (
+    "sentence-transformers",
+    "sentence-similarity",
+    "feature-extraction",
+    "knowledge-distillation",
+    "kdpipe",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LICENSE = re.compile(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]+)['\"]?[ \t]*$", re.MULTILINE)
+_POOLED = {
+    "mean": "(states * mask).sum(1) / mask.sum(1)",
+    "mean_sqrt_len": "(states * mask).sum(1) / mask.sum(1).sqrt()",
+    "max": "states.masked_fill(mask == 0, -torch.inf).amax(1)",
+    "weightedmean": "(states * mask * places).sum(1) / (mask * places).sum(1)",
+    "lasttoken": "states[torch.arange(len(states)), lengths - 1]",
+}
+_ACTIVATED = {
+    "Identity": "{}",
+    "Tanh": "torch.tanh({})",
+    "ReLU": "torch.relu({})",
+    "GELU": "torch.nn.functional.gelu({})",
+}
+
+
+class CardFacts(Frozen):
+    """What the card says."""
+
+    name: str
+    teacher: str
+    """Its hub id, or the name of its folder."""
+    base_model: str | None
+    """Hub id of the teacher; None for a local one."""
+    license: str | None
+    """Of the teacher; None where it states none."""
+    kdpipe: str
+    """Version that made the student."""
+    layers: int
+    parameters: int
+    embedding: int
+    """Numbers in a vector."""
+    max_seq_length: int
+    """In tokens, special tokens included."""
+    prompt: str
+    pooling: tuple[str, ...]
+    include_prompt: bool
+    normalize: bool
+    dense: tuple[tuple[str, str], ...]
+    """Folder and activation of each dense module."""
+    rows: int
+    held_out: int
+    tokens: int
+    start: str
+    """What the student was before training, in words."""
+    objectives: tuple[str, ...]
+    """What it had to match, in words."""
+    steps: int
+    best_step: int
+    measured: dict[str, float]
+    """On held-out rows during training."""
+    table: str
+    """What `evaluate` measured, as Markdown; empty before that."""
+
+
+def write_card(folder: Path, story: dict[str, Any], table: str) -> None:
+    """Write the card of a student whose other files lie in `folder`.
+
+    Args:
+        folder: Of the student; its head is read from there.
+        story: What made it: the content of `kdpipe.json`.
+        table: What was measured, as Markdown; empty before that.
+    """
+    io.write_file(folder / NAME, model_card(facts_of(folder, story, table)).encode("utf-8"))
+
+
+def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
+    """The facts in the files of a student and in what made it."""
+    head, student = head_of(folder), story["student"]
+    model = str(story["teacher"]["model"])
+    on_hub = _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
+    activations = [read_json(path / "config.json")["activation_function"] for path in head.dense]
+    return CardFacts(
+        name=student["name"],
+        teacher=model if on_hub else Path(model).name,
+        base_model=model if on_hub else None,
+        license=story["teacher"].get("license"),
+        kdpipe=story["kdpipe"],
+        pooling=head.pooling,
+        include_prompt=head.include_prompt,
+        normalize=head.normalize,
+        dense=tuple(
+            (path.name, str(activation).rpartition(".")[2])
+            for path, activation in zip(head.dense, activations, strict=True)
+        ),
+        start=_words(student["model"]),
+        objectives=tuple(_words(objective) for objective in student["objectives"]),
+        table=table,
+        **{key: story["shape"][key] for key in ("layers", "parameters", "embedding")},
+        **{key: story["training"][key] for key in ("steps", "best_step", "measured")},
+        **{
+            key: story["corpus"][key]
+            for key in ("rows", "held_out", "tokens", "max_seq_length", "prompt")
+        },
+    )
+
+
+def license_of(folder: Path) -> str | None:
+    """The licence in the front matter of a model's own card; None where there is none."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        matter = re.match(r"---\r?\n(.*?)\n---", file.read(1 << 16), re.DOTALL)
+    found = _LICENSE.search(matter[1]) if matter else None
+    return found[1].lower() if found else None
+
+
+def model_card(facts: CardFacts) -> str:
+    """The whole page, front matter included."""
+    parts = [_front(facts), f"# {facts.name}", _what(facts), "## Measured", _measured(facts)]
+    parts += ["## Use", _use(facts), "## How it was made", _making(facts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(facts: CardFacts) -> str:
+    lines = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
+    lines += [f"license: {facts.license}"] if facts.license else []
+    lines += [f"base_model: {facts.base_model}"] if facts.base_model else []
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in _TAGS), "---"])
+
+
+def _what(facts: CardFacts) -> str:
+    teacher = facts.teacher
+    if facts.base_model:
+        teacher = f"[{teacher}](https://huggingface.co/{teacher})"
+    layers = "1 layer" if facts.layers == 1 else f"{facts.layers} layers"
+    return (
+        f"A text encoder with {layers} and {facts.parameters:,} parameters: it turns a text of up to"
+        f" {facts.max_seq_length} tokens into {facts.embedding} numbers, so that texts of like"
+        f" meaning get vectors with a high cosine. It learned this from {teacher}, by knowledge"
+        f" distillation with kdpipe {facts.kdpipe}."
+    )
+
+
+def _measured(facts: CardFacts) -> str:
+    if facts.table:
+        return facts.table.strip()
+    if not facts.measured:
+        return "Nothing yet."
+    found = ", ".join(f"{name} {value:.4g}" for name, value in facts.measured.items())
+    return f"On held-out texts during training: {found}."
+
+
+def _use(facts: CardFacts) -> str:
+    prompt = f"\n\nIt puts {facts.prompt!r} before every text." if facts.prompt else ""
+    return f"""With sentence-transformers:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/{facts.name}")
+vectors = model.encode(["The cat sleeps.", "A cat is asleep."])
+print(model.similarity(vectors, vectors))
+```{prompt}
+
+With transformers alone:
+
+```python
+{_plain(facts)}
+```"""
+
+
+def _plain(facts: CardFacts) -> str:
+    """Python that turns texts into vectors without sentence-transformers."""
+    excluded = bool(facts.prompt) and not facts.include_prompt
+    pooled = _POOLED | {"cls": "states[:, after]" if excluded else "states[:, 0]"}
+    texts = "[prompt + text for text in texts]" if facts.prompt else "texts"
+    lines = ["import torch"]
+    lines += ["from safetensors.torch import load_file"] if facts.dense else []
+    lines += [
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        f'folder = "path/to/{facts.name}"',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        "model = AutoModel.from_pretrained(folder).eval()",
+        'texts = ["The cat sleeps.", "A cat is asleep."]',
+        *([f"prompt = {facts.prompt!r}"] if facts.prompt else []),
+        f'batch = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")',
+        "with torch.inference_mode():",
+        "    states = model(**batch).last_hidden_state",
+    ]
+    if set(facts.pooling) != {"cls"}:
+        lines += ['mask = batch["attention_mask"].unsqueeze(-1)']
+    if "lasttoken" in facts.pooling:
+        lines += ['lengths = batch["attention_mask"].sum(1)']
+    if "weightedmean" in facts.pooling:
+        lines += ["places = torch.arange(1, mask.shape[1] + 1).unsqueeze(-1)"]
+    if excluded:
+        lines += ['after = len(tokenizer(prompt)["input_ids"]) - 1', "mask[:, :after] = 0"]
+    return "\n".join(lines + _vectors(facts, pooled))
+
+
+def _vectors(facts: CardFacts, pooled: dict[str, str]) -> list[str]:
+    chosen = [pooled[name] for name in facts.pooling]
+    if len(chosen) == 1:
+        lines = [f"vectors = {chosen[0]}"]
+    else:
+        lines = [f"parts = [{chosen[0]}]", *(f"parts += [{part}]" for part in chosen[1:])]
+        lines += ["vectors = torch.cat(parts, dim=-1)"]
+    for place, activation in facts.dense:
+        lines += [f'dense = load_file(f"{{folder}}/{place}/model.safetensors")']
+        product = (
+            'torch.nn.functional.linear(vectors, dense["linear.weight"], dense.get("linear.bias"))'
+        )
+        lines += [f"vectors = {_ACTIVATED[activation].format(product)}"]
+    lines += ["vectors = torch.nn.functional.normalize(vectors, dim=-1)"] if facts.normalize else []
+    return lines
+
+
+def _making(facts: CardFacts) -> str:
+    lines = [
+        f"- Teacher: {facts.teacher}",
+        f"- Texts: {facts.rows:,} with {facts.tokens:,} tokens; {facts.held_out:,} were held out",
+        f"- Start: {facts.start}",
+        *(f"- Objective: {objective}" for objective in facts.objectives),
+        f"- Training: {facts.steps:,} steps, these are the weights after step {facts.best_step:,}",
+        "- All settings and digests: `kdpipe.json`",
+    ]
+    return "\n".join(lines)
+
+
+def _words(section: dict[str, Any]) -> str:
+    """A section of the pipeline file in one line: its kind, then every key that says something."""
+    rest = [
+        f"{key} {_value(value)}"
+        for key, value in section.items()
+        if key != "kind" and value not in (None, {}, [])
+    ]
+    return f"{section['kind']} ({', '.join(rest)})" if rest else str(section["kind"])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_value(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

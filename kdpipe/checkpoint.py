@@ -1,0 +1,94 @@
+"""Where a run stands, on disk: enough to go on as if it had never stopped, and no pickle.
+
+`<runs>/<fingerprint>/step-<n>/` holds `weights`, `best` and `optimizer` as safetensors and `state.json`,
+written last, with their digests. A folder without a valid state does not count; the one before it does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdpipe import artifact, io
+from kdpipe.errors import ArtifactError
+from kdpipe.train import Progress, Run
+
+STATE = "state.json"
+_KEPT = 2
+
+
+def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
+    """Write a checkpoint of `run` and its log, then drop all but the newest ones."""
+    target = folder / f"step-{run.progress.step:08d}"
+    io.remove(target)
+    io.make_folder(target)
+    parts = {"weights": run.modules.state_dict(), "optimizer": _optimizer(run)}
+    if run.best:
+        parts["best"] = run.best
+    for name, tensors in parts.items():
+        here = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+        io.write_with(target / f"{name}.safetensors", lambda path, kept=here: save_file(kept, path))
+    digests = {name: io.digest_file(target / f"{name}.safetensors") for name in parts}
+    state = {"progress": vars(run.progress), "log": log, "digests": digests}
+    io.write_file(target / STATE, io.canonical(state))
+    for old in _found(folder)[:-_KEPT]:
+        io.remove(old)
+
+
+def resume(folder: Path, run: Run) -> dict[str, Any]:
+    """Bring `run` to its newest valid checkpoint; its log, {} where there is none."""
+    for target in reversed(_found(folder)):
+        try:
+            state = artifact.read_record(target / STATE)
+            loaded = {
+                name: _load(target, name, digest) for name, digest in state["digests"].items()
+            }
+        except (FileNotFoundError, KeyError, ArtifactError, SafetensorError):
+            continue
+        run.modules.load_state_dict(loaded["weights"])
+        _load_optimizer(run, loaded["optimizer"])
+        run.best.update(loaded.get("best", {}))
+        vars(run.progress).update(vars(Progress(**state["progress"])))
+        log: dict[str, Any] = state["log"]
+        return log
+    return {}
+
+
+def _found(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+
+
+def _load(target: Path, name: str, digest: str) -> dict[str, Tensor]:
+    path = target / f"{name}.safetensors"
+    if io.digest_file(path) != digest:
+        raise ArtifactError(f"{path} is damaged")
+    return load_file(path)
+
+
+def _parameters(run: Run) -> list[torch.nn.Parameter]:
+    return [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer(run: Run) -> dict[str, Tensor]:
+    """`<position>.<slot>` -> tensor; the groups' options come from the spec."""
+    kept: dict[str, Tensor] = {}
+    for position, parameter in enumerate(_parameters(run)):
+        for slot, value in run.optimizer.state.get(parameter, {}).items():
+            kept[f"{position}.{slot}"] = value
+    return kept
+
+
+def _load_optimizer(run: Run, kept: dict[str, Tensor]) -> None:
+    parameters = _parameters(run)
+    for name, value in kept.items():
+        position, _, slot = name.partition(".")
+        parameter = parameters[int(position)]
+        state: dict[str, Any] = run.optimizer.state[parameter]
+        # The step counter stays on the CPU unless the fused kernel of a GPU reads it.
+        device = parameter.device if slot != "step" or parameter.is_cuda else torch.device("cpu")
+        state[slot] = value.to(device)

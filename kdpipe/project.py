@@ -1,0 +1,157 @@
+"""Names of a pipeline file to folders on disk: where things are, and opening what is finished.
+
+All paths are relative to the project folder, the one that commands are run in:
+`artifacts/{corpora,caches,students}/<name>/`, `reports/<name>/` and `.kdpipe/` for store and runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe import modules
+from kdpipe.corpus import Corpus, open_corpus
+from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.hub import find_model
+from kdpipe.modules import HeadSpec
+from kdpipe.pipeline import Pipeline, TeacherSpec
+from kdpipe.store import Store, store_root
+
+if TYPE_CHECKING:
+    from kdpipe.cache import Cache
+    from kdpipe.encoder import Encoder
+    from kdpipe.write_corpus import Reading
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher's files, not loaded."""
+
+    name: str
+    spec: TeacherSpec
+    folder: Path
+    head: HeadSpec
+
+    @property
+    def identity(self) -> str:
+        """sha256 of all that decides what it says."""
+        return modules.encoder_identity(self.folder, self.head)
+
+    def load(self) -> Encoder:
+        """The model itself, on the CPU."""
+        from kdpipe.encoder import load_encoder
+
+        return load_encoder(self.folder, self.head)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A pipeline file in its project folder."""
+
+    file: Path
+    pipeline: Pipeline
+    root: Path
+
+    @property
+    def store(self) -> Store:
+        """The shards that all caches share."""
+        return Store(store_root(self.root))
+
+    def corpus_folder(self, name: str) -> Path:
+        """Where a corpus is or will be."""
+        return self.root / "artifacts" / "corpora" / name
+
+    def cache_folder(self, name: str) -> Path:
+        """Where a cache is or will be."""
+        return self.root / "artifacts" / "caches" / name
+
+    def student_folder(self, name: str) -> Path:
+        """Where a student is or will be."""
+        return self.root / "artifacts" / "students" / name
+
+    def report_folder(self, name: str) -> Path:
+        """Where the report about a student is or will be."""
+        return self.root / "reports" / name
+
+    def lock(self, kind: str, name: str) -> Path:
+        """The lock of one artifact."""
+        return self.root / ".kdpipe" / "locks" / f"{kind}-{name}"
+
+    def teacher(self, name: str) -> Teacher:
+        """A teacher's files; raises ArtifactError where they cannot be had."""
+        spec = self.pipeline.teachers[name]
+        folder = find_model(
+            spec.model, revision=spec.revision, package=spec.package, sha256=spec.sha256
+        )
+        head = modules.head_of(folder, pooling=spec.pooling, normalize=spec.normalize)
+        return Teacher(name, spec, folder, head)
+
+    def reading(self, name: str) -> Reading:
+        """How a corpus' text becomes tokens; raises UsageError for a limit beyond the positions."""
+        from kdpipe.tokenizer import load_tokenizer
+        from kdpipe.write_corpus import Reading
+
+        spec = self.pipeline.corpora[name]
+        if spec.tokenizer in self.pipeline.teachers:
+            folder = self.teacher(spec.tokenizer).folder
+        else:
+            folder = find_model(spec.tokenizer)
+        positions = modules.position_limit(folder)
+        limit = spec.max_seq_length or modules.own_limit(folder)
+        if limit > positions:
+            raise UsageError(
+                f"{self.file}: corpora.{name}.max_seq_length is {limit}, {spec.tokenizer!r} has"
+                f" positions for {positions} tokens: lower it"
+            )
+        prompt = modules.default_prompt(folder) if spec.prompt is None else spec.prompt
+        return Reading(load_tokenizer(modules.transformer_folder(folder)), limit, prompt)
+
+    def corpus(self, name: str) -> Corpus:
+        """A finished corpus; raises ArtifactError where there is none."""
+        remedy = f"run 'kdpipe tokenize {self.file} {name}'"
+        return open_corpus(self.corpus_folder(name), remedy)
+
+    def cache(self, name: str, corpus: Corpus) -> Cache:
+        """A finished cache of `corpus`; raises ArtifactError where there is none."""
+        from kdpipe.cache import open_cache
+
+        remedy = f"run 'kdpipe cache-teacher {self.file} {name}'"
+        return open_cache(self.cache_folder(name), corpus, remedy)
+
+    def caches(self, names: tuple[str, ...]) -> tuple[Corpus, dict[str, Cache]]:
+        """Finished caches over one corpus; raises UsageError where there are several corpora."""
+        corpora = {self.pipeline.caches[name].corpus for name in names}
+        if len(corpora) > 1:
+            raise UsageError(
+                f"{self.file}: caches {', '.join(names)} are of different corpora"
+                f" ({', '.join(sorted(corpora))}): a student learns from caches of one corpus"
+            )
+        corpus = self.corpus(corpora.pop())
+        return corpus, {name: self.cache(name, corpus) for name in names}
+
+
+def open_project(file: Path) -> Project:
+    """The pipeline in `file`, with the current folder as its project."""
+    from kdpipe.pipeline import load_pipeline
+
+    return Project(file, load_pipeline(file), Path())
+
+
+def same_tokenizer(teacher: Teacher, corpus: Corpus, name: str) -> None:
+    """Refuse a corpus that was tokenised for another model; raises ArtifactError."""
+    from kdpipe.tokenizer import load_tokenizer
+
+    found = load_tokenizer(modules.transformer_folder(teacher.folder)).fingerprint
+    if found != corpus.facts.tokenizer:
+        raise ArtifactError(
+            f"{corpus.folder} was tokenised for another model (tokenizer"
+            f" {corpus.facts.tokenizer[:12]}) than teacher {teacher.name!r} (tokenizer {found[:12]}):"
+            f" set tokenizer: {teacher.name} for that corpus and run 'kdpipe tokenize'"
+        )
+    positions = modules.position_limit(teacher.folder)
+    if corpus.facts.longest > positions:
+        raise ArtifactError(
+            f"{corpus.folder} has rows of {corpus.facts.longest} tokens, teacher {teacher.name!r} has"
+            f" positions for {positions}: lower max_seq_length and run 'kdpipe tokenize'"
+        )

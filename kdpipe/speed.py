@@ -1,0 +1,142 @@
+"""How large and how fast models are, compared fairly on a machine that also does other things.
+
+Time counts from token ids to vectors on the CPU; tokenizing is the same for all and left out.
+Legend: R held-out rows. Models take turns, round after round, and medians of the rounds are kept, so
+that a disturbance hits all of them or is left out. A quick probe decides how many rows fit the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kdpipe.activations import Tokens
+from kdpipe.encoder import embed
+from kdpipe.hub import weight_files
+from kdpipe.modules import transformer_folder
+from kdpipe.tasks.subject import HeldOut, Subject
+
+ROUNDS = 5
+MOST_ROWS, FEWEST_ROWS = 2000, 16
+"""Rows of the throughput sample."""
+MOST_SINGLES, FEWEST_SINGLES = 50, 5
+"""Rows that are timed one by one."""
+_SHARE = 0.7
+"""Of the time, for throughput; the rest is for latency."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Size and speed of one model, and how they were measured."""
+
+    parameters: int
+    bytes: int
+    """Of the weight files; of the tensors in memory for a model that has no files."""
+    rows_per_second: float
+    """Throughput in batches of rows of like length."""
+    tokens_per_second: float
+    latency_p50_ms: float
+    """Median time of one row alone."""
+    latency_p95_ms: float
+    """Of 20 rows one alone takes longer."""
+    speed_up: float
+    """`rows_per_second` over that of the first model measured."""
+    rows: int
+    """Rows of the throughput sample."""
+    dtype: str
+    device: str
+    threads: int
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Median seconds over the rounds."""
+
+    batched: float
+    """For the whole throughput sample."""
+    p50: float
+    p95: float
+
+
+def measure(subjects: Sequence[Subject], held_out: HeldOut, seconds: float = 20.0) -> list[Speed]:
+    """Speed of each subject on the same held-out rows, in about `seconds` for all together."""
+    sample, singles = _fit(subjects, held_out, seconds)
+    clocks = _time(subjects, sample, singles)
+    speeds = []
+    for subject, clock in zip(subjects, clocks, strict=True):
+        speeds.append(
+            Speed(
+                parameters=sum(tensor.numel() for tensor in subject.encoder.parameters()),
+                bytes=_size(subject),
+                rows_per_second=len(sample) / clock.batched,
+                tokens_per_second=len(sample.ids) / clock.batched,
+                latency_p50_ms=1e3 * clock.p50,
+                latency_p95_ms=1e3 * clock.p95,
+                speed_up=clocks[0].batched / clock.batched,
+                rows=len(sample),
+                dtype=subject.dtype,
+                device=subject.encoder.device.type,
+                threads=torch.get_num_threads(),
+            )
+        )
+    return speeds
+
+
+def _size(subject: Subject) -> int:
+    """Bytes of the weights."""
+    if subject.folder is None:
+        tensors = subject.encoder.state_dict().values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    dense = [path / "model.safetensors" for path in subject.encoder.head.dense]
+    files = [*weight_files(transformer_folder(subject.folder)), *dense]
+    return sum(path.stat().st_size for path in files)
+
+
+def _fit(
+    subjects: Sequence[Subject], held_out: HeldOut, seconds: float
+) -> tuple[Tokens, list[Tokens]]:
+    """The throughput sample, and the rows to time one by one, that fit the time; warms models up."""
+    probe = held_out.spread(FEWEST_ROWS).tokens
+    single = held_out.spread(1).tokens
+    batched, alone = 0.0, 0.0
+    for subject in subjects:
+        _seconds(subject, probe), _seconds(subject, single)
+        batched += _seconds(subject, probe) / len(probe)
+        alone += _seconds(subject, single)
+    rows = int(_SHARE * seconds / ROUNDS / batched)
+    singles = int((1 - _SHARE) * seconds / ROUNDS / alone)
+    sample = held_out.spread(min(max(rows, FEWEST_ROWS), MOST_ROWS)).tokens
+    few = held_out.spread(min(max(singles, FEWEST_SINGLES), MOST_SINGLES)).tokens
+    return sample, list(_one_by_one(few))
+
+
+def _time(subjects: Sequence[Subject], sample: Tokens, singles: list[Tokens]) -> list[_Clock]:
+    """Every subject in every round."""
+    batched = np.empty((ROUNDS, len(subjects)))
+    alone = np.empty((ROUNDS, len(subjects), len(singles)))
+    for turn in range(ROUNDS):
+        for index, subject in enumerate(subjects):
+            batched[turn, index] = _seconds(subject, sample)
+        for index, subject in enumerate(subjects):
+            alone[turn, index] = [_seconds(subject, row) for row in singles]
+    p50, p95 = np.median(np.percentile(alone, [50, 95], axis=2), axis=1)
+    columns = zip(np.median(batched, axis=0).tolist(), p50.tolist(), p95.tolist(), strict=True)
+    return [_Clock(*column) for column in columns]
+
+
+def _seconds(subject: Subject, tokens: Tokens) -> float:
+    start = time.perf_counter()
+    embed(subject.encoder, tokens, subject.dtype)
+    return time.perf_counter() - start
+
+
+def _one_by_one(tokens: Tokens) -> Iterator[Tokens]:
+    parts = torch.tensor_split(tokens.ids, tokens.lengths.cumsum(0)[:-1])
+    for row, ids in enumerate(parts):
+        second_at = None if tokens.second_at is None else tokens.second_at[row : row + 1]
+        yield Tokens(ids, tokens.lengths[row : row + 1], second_at, tokens.prompt_tokens)

@@ -1,0 +1,102 @@
+"""The store of shards: a file is named by the question whose answer it is.
+
+`<root>/<k2>/<key>.safetensors` holds the tensors, `<key>.json` is its receipt, written after it: a shard
+without one does not count. Nothing is edited or replaced, so a file that is there is the answer, whoever
+asked for it first, and two writers cannot harm each other.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from kdpipe import io
+from kdpipe.config import Frozen
+from kdpipe.errors import ArtifactError
+from kdpipe.hub import read_json
+
+FORMAT = 1
+"""Of shards and receipts; enters every key."""
+
+
+class Receipt(Frozen):
+    """The record that a shard is whole."""
+
+    format: int
+    question: dict[str, Any]
+    """All that the key is the digest of."""
+    made_by: dict[str, Any]
+    """What does not enter the key: device, batch budget, library versions."""
+    bytes: int
+    digest: str
+
+
+def store_root(project: Path) -> Path:
+    """`$KDPIPE_STORE`, else `.kdpipe/store` in the project (DVC's, where DVC runs the stage)."""
+    stated = os.environ.get("KDPIPE_STORE")
+    return (
+        Path(stated) if stated else Path(os.environ.get("DVC_ROOT", project)) / ".kdpipe" / "store"
+    )
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of shards."""
+
+    root: Path
+
+    def key(self, question: dict[str, Any]) -> str:
+        """The name of the shard that answers `question`."""
+        return io.identity({"format": FORMAT, **question})
+
+    def path(self, key: str) -> Path:
+        """Where a shard is."""
+        return self.root / key[:2] / f"{key}.safetensors"
+
+    def find(self, key: str) -> Receipt | None:
+        """The receipt of a shard that is there, by size; None where it has to be computed."""
+        try:
+            receipt = Receipt.model_validate(read_json(self._receipt(key)))
+            whole = self.path(key).stat().st_size == receipt.bytes
+        except (FileNotFoundError, ValueError, ArtifactError):
+            return None
+        return receipt if whole else None
+
+    def intact(self, key: str) -> bool:
+        """Whether the shard is there and its bytes are what the receipt says; reads all of it."""
+        receipt = self.find(key)
+        return receipt is not None and io.digest_file(self.path(key)) == receipt.digest
+
+    def put(
+        self, question: dict[str, Any], tensors: dict[str, Tensor], made_by: dict[str, Any]
+    ) -> str:
+        """Keep the answer to `question`; returns its key. On return it survives a power cut."""
+        key = self.key(question)
+        path = self.path(key)
+        io.make_folder(path.parent)
+        if self.find(key) is None:
+            self.drop(key)
+        io.publish(path, save(tensors))
+        # Read back what is there: with two writers it may be the other one's.
+        receipt = Receipt(
+            format=FORMAT,
+            question=question,
+            made_by=made_by,
+            bytes=path.stat().st_size,
+            digest=io.digest_file(path),
+        )
+        io.publish(self._receipt(key), io.canonical(receipt.identity()))
+        return key
+
+    def drop(self, key: str) -> None:
+        """Forget a shard: its receipt first."""
+        io.remove(self._receipt(key))
+        io.remove(self.path(key))
+
+    def _receipt(self, key: str) -> Path:
+        return self.path(key).with_suffix(".json")

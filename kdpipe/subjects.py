@@ -1,0 +1,71 @@
+"""Who is measured: the teacher, the student before training, and the student as it was saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kdpipe.activations import Needs, Tokens
+from kdpipe.cache import Cache
+from kdpipe.corpus import Corpus
+from kdpipe.device import pick_device, pick_dtype
+from kdpipe.encoder import Encoder, load_encoder
+from kdpipe.errors import ArtifactError
+from kdpipe.job import untrained
+from kdpipe.modules import head_of
+from kdpipe.project import Project
+from kdpipe.tasks.subject import HeldOut, Subject
+
+_MOST_ROWS = 20_000
+
+
+def subjects(project: Project, name: str, corpus: Corpus, device: str) -> list[Subject]:
+    """Teacher, untrained and student, in this order, all on one device and in one dtype."""
+    spec = project.pipeline.students[name]
+    teacher = project.teacher(project.pipeline.caches[spec.caches[0]].teacher)
+    folder = project.student_folder(name)
+    before, tokenizer = untrained(project, name)
+    where = pick_device(device)
+
+    def subject(title: str, encoder: Encoder, **place: object) -> Subject:
+        return Subject(
+            name=title,
+            encoder=encoder.to(where).eval(),
+            tokenizer=tokenizer,
+            max_seq_length=corpus.facts.max_seq_length,
+            prompt=corpus.facts.prompt,
+            dtype=pick_dtype("auto", where),
+            **place,
+        )
+
+    return [
+        subject("teacher", teacher.load(), folder=teacher.folder),
+        subject("untrained", before),
+        subject("student", load_encoder(folder, head_of(folder)), folder=folder),
+    ]
+
+
+def held_out(corpus: Corpus, cache: Cache) -> HeldOut:
+    """Rows that no student trained on, with the teacher's embeddings of them from the cache.
+
+    Raises:
+        ArtifactError: the corpus holds nothing out, or the cache has no embeddings.
+    """
+    rows = np.flatnonzero(corpus.held_out)[:_MOST_ROWS]
+    if not len(rows):
+        raise ArtifactError(f"{corpus.folder} holds no rows out: set 'validation' above 0")
+    if not cache.provides.embedding:
+        raise ArtifactError(
+            f"{cache.folder} has no embeddings to compare with: add a target of kind: embedding"
+        )
+    found = corpus.gather(rows)
+    second_at = None if found.second_at is None else torch.from_numpy(found.second_at)
+    tokens = Tokens(
+        torch.from_numpy(found.ids),
+        torch.from_numpy(found.lengths),
+        second_at,
+        corpus.facts.prompt_tokens,
+    )
+    said = cache.read(rows, Needs(embedding=True)).embedding
+    assert said is not None
+    return HeldOut(tokens, said.numpy())

@@ -1,0 +1,277 @@
+"""One pass of the teacher over a corpus: only over blocks whose answers are not in the store yet.
+
+Legend: B rows, N tokens, D width. Batches are sorted by length within a block and are a pure function of
+the block and of the token budget, so a block computed again on the same kind of machine has the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from kdpipe.progress import Progress
+from torch import Tensor
+from torch.nn import functional
+
+from kdpipe import artifact, cache, io, storage
+from kdpipe.activations import Activations, Needs, Tokens
+from kdpipe.batches import by_length
+from kdpipe.cache import CacheFacts, Difference
+from kdpipe.corpus import BlockFacts, Corpus, Gathered
+from kdpipe.device import Dtype
+from kdpipe.encoder import Encoder, observe
+from kdpipe.errors import NonFiniteError
+from kdpipe.pipeline import CacheSpec
+from kdpipe.store import Store
+from kdpipe.targets import Question
+
+_SAMPLE = 64
+"""Rows on which the compute dtype is compared with fp32."""
+_BUDGET = {"cpu": 1024}
+"""Padded tokens in a forward pass; measured best for small encoders with short rows on 2 cores."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who is asked what about which corpus: all that the answers depend on."""
+
+    corpus: Corpus
+    teacher: str
+    """Identity of the teacher."""
+    spec: CacheSpec
+    dtype: Dtype
+
+    @property
+    def questions(self) -> list[Question]:
+        """All questions of all targets, each once."""
+        asked = [question for target in self.spec.targets for question in target.questions()]
+        return sorted(
+            set(asked), key=lambda question: (question.part, question.layer or 0, question.storage)
+        )
+
+    def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
+        """The whole question, the digest of which names the shard."""
+        return {
+            "teacher": self.teacher,
+            "tokenizer": self.corpus.facts.tokenizer,
+            "prompt_tokens": self.corpus.facts.prompt_tokens,
+            "tokens": block.tokens_digest,
+            "dtype": self.dtype,
+            "ask": question.identity(),
+        }
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A block with the questions whose answers are missing."""
+
+    index: int
+    block: BlockFacts
+    questions: list[Question]
+
+
+def missing(asking: Asking, store: Store, *, verify: bool = False) -> list[Todo]:
+    """The blocks that the teacher has to read; `verify` also finds shards whose bytes have changed."""
+    found = []
+    for index, block in enumerate(asking.corpus.facts.blocks):
+        questions = []
+        for question in asking.questions:
+            key = store.key(asking.full(block, question))
+            if verify and not store.intact(key):
+                store.drop(key)
+            if store.find(key) is None:
+                questions.append(question)
+        if questions:
+            found.append(Todo(index, block, questions))
+    return found
+
+
+def answer(
+    asking: Asking,
+    todo: list[Todo],
+    store: Store,
+    load: Callable[[], Encoder],
+) -> CacheFacts:
+    """Let the teacher read what is missing; what the finished cache is.
+
+    Raises:
+        NonFiniteError: the teacher gave NaN or Inf, or the storage type overflowed; rows are named.
+        ArtifactError: a block of the corpus is damaged.
+    """
+    first = asking.corpus.facts.blocks[0].tokens_digest
+    told = io.identity([asking.teacher, asking.corpus.facts.tokenizer, asking.dtype, first])
+    probe = store.root / f"teacher-{told[:32]}.json"
+    if todo or not probe.is_file():
+        encoder = load()
+        if not probe.is_file():
+            io.make_folder(store.root)
+            io.publish(probe, io.canonical(_introduce(encoder, asking)))
+        _run(asking, todo, store, encoder)
+    known = artifact.read_record(probe)
+    return CacheFacts(
+        teacher=asking.teacher,
+        tokenizer=asking.corpus.facts.tokenizer,
+        dtype=asking.dtype,
+        rows=asking.corpus.facts.rows,
+        questions=tuple(asking.questions),
+        **known,
+    )
+
+
+def finish(
+    asking: Asking, facts: CacheFacts, store: Store, folder: Path, inputs: dict[str, str]
+) -> None:
+    """Link the shards into the cache's folder and write its manifest."""
+    io.make_folder(folder)
+    parts = []
+    for block in asking.corpus.facts.blocks:
+        for question in asking.questions:
+            key = store.key(asking.full(block, question))
+            receipt = store.find(key)
+            assert receipt is not None, "every question has been answered"
+            name = f"{question.name}-{key[:32]}.safetensors"
+            io.place(store.path(key), folder / name)
+            parts.append(artifact.Part(name=name, bytes=receipt.bytes, digest=receipt.digest))
+    io.prune(folder, {part.name for part in parts} | {artifact.MANIFEST})
+    artifact.finish(
+        folder,
+        artifact.Manifest(
+            format=cache.KIND,
+            version=artifact.VERSIONS[cache.KIND],
+            spec=cache_identity(asking.spec),
+            inputs=inputs,
+            facts=facts.identity(),
+            files=tuple(parts),
+        ),
+    )
+
+
+def cache_identity(spec: CacheSpec) -> dict[str, Any]:
+    """The part of a cache's section that decides what is in it."""
+    return {key: value for key, value in spec.identity().items() if key != "tokens_per_batch"}
+
+
+def budget(spec: CacheSpec, device: torch.device) -> int:
+    """Padded tokens in one forward pass."""
+    return spec.tokens_per_batch or _BUDGET.get(device.type, 32_768)
+
+
+def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> None:
+    total = sum(item.block.tokens for item in todo)
+    made_by = {
+        "device": encoder.device.type,
+        "tokens_per_batch": budget(asking.spec, encoder.device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    with Progress("cache-teacher", total=total, unit="tokens") as bar:
+        for count, item in enumerate(todo, start=1):
+            needs = _needs(item.questions)
+            said = read_block(asking, item.index, encoder, needs)
+            for question in item.questions:
+                kept = storage.encode(said.part(question.part, question.layer), question.storage)
+                _refuse_non_finite(kept, question, item, said)
+                store.put(asking.full(item.block, question), kept, made_by)
+            bar.advance(item.block.tokens, note=f"{count}/{len(todo)} blocks")
+
+
+def read_block(asking: Asking, index: int, encoder: Encoder, needs: Needs) -> Activations:
+    """What the teacher says about one block: rows in the order of the corpus, values fp32 on the CPU."""
+    rows = asking.corpus.all_of(index)
+    prompt_tokens = asking.corpus.facts.prompt_tokens
+    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
+    embedding = torch.empty(len(rows.lengths), encoder.dims.embedding) if needs.embedding else None
+    hidden = {layer: torch.empty(len(rows.ids), encoder.dims.hidden) for layer in needs.hidden}
+    for batch, tokens in _batches(rows, starts, prompt_tokens, budget(asking.spec, encoder.device)):
+        said = observe(encoder, tokens, needs, asking.dtype)
+        if embedding is not None and said.embedding is not None:
+            embedding[torch.from_numpy(batch)] = said.embedding.cpu()
+        if hidden:
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in batch])
+            for layer, values in said.hidden.items():
+                hidden[layer][torch.from_numpy(places)] = values.cpu()
+    return Activations(torch.from_numpy(rows.lengths), embedding, hidden)
+
+
+def _batches(
+    rows: Gathered, starts: np.ndarray[Any, Any], prompt_tokens: int, tokens_per_batch: int
+) -> Iterator[tuple[np.ndarray[Any, Any], Tokens]]:
+    for batch in by_length(rows.lengths, tokens_per_batch):
+        ids = np.concatenate([rows.ids[starts[row] : starts[row + 1]] for row in batch])
+        second_at = None if rows.second_at is None else torch.from_numpy(rows.second_at[batch])
+        lengths = torch.from_numpy(rows.lengths[batch])
+        yield batch, Tokens(torch.from_numpy(ids), lengths, second_at, prompt_tokens)
+
+
+def _needs(questions: list[Question]) -> Needs:
+    layers = {question.layer for question in questions if question.layer is not None}
+    return Needs(any(question.part == "embedding" for question in questions), frozenset(layers))
+
+
+def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
+    """Widths of the teacher, and how its dtype differs from fp32 on a sample of the first block."""
+    dims = encoder.dims
+    difference = None
+    if asking.dtype != "fp32":
+        sample = min(_SAMPLE, asking.corpus.facts.blocks[0].rows)
+        rows = asking.corpus.gather(np.arange(sample))
+        starts = np.concatenate([[0], np.cumsum(rows.lengths)])
+        batches = [b for _, b in _batches(rows, starts, asking.corpus.facts.prompt_tokens, 1024)]
+        exact, used = (_embeddings(encoder, batches, dtype) for dtype in ("fp32", asking.dtype))
+        difference = Difference(
+            rows=len(exact),
+            min_cosine=round(float(functional.cosine_similarity(exact, used).min()), 5),
+            max_abs=float(f"{float((exact - used).abs().max()):.2g}"),
+        ).identity()
+    return {
+        "embedding_width": dims.embedding,
+        "hidden_width": dims.hidden,
+        "layers": dims.layers,
+        "difference": difference,
+    }
+
+
+def _embeddings(encoder: Encoder, batches: list[Tokens], dtype: Any) -> Tensor:
+    said = [observe(encoder, tokens, Needs(embedding=True), dtype).embedding for tokens in batches]
+    return torch.cat([vectors for vectors in said if vectors is not None]).cpu()
+
+
+def _refuse_non_finite(
+    kept: dict[str, Tensor], question: Question, item: Todo, said: Activations
+) -> None:
+    bad = storage.not_finite(kept)
+    if not bool(bad.any()):
+        return
+    vectors = bad.nonzero().flatten()
+    if question.per_token:
+        vectors = torch.searchsorted(said.lengths.cumsum(0), vectors, right=True).unique()
+    rows = [item.block.first_row + int(row) for row in vectors[:5]]
+    raise NonFiniteError(
+        f"{question.name} is NaN or Inf for {len(vectors)} rows of block {item.index} (rows {rows} ...):"
+        " keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take these rows out"
+    )
+
+
+def seconds_per_token(
+    asking: Asking, todo: list[Todo], encoder: Encoder, seconds: float = 2.0
+) -> float:
+    """Measured on batches of the first missing block, for about so many seconds."""
+    rows = asking.corpus.all_of(todo[0].index)
+    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
+    size = budget(asking.spec, encoder.device)
+    batches = [b for _, b in _batches(rows, starts, asking.corpus.facts.prompt_tokens, size)]
+    observe(encoder, batches[0], _needs(todo[0].questions), asking.dtype)
+    begin, tokens = time.perf_counter(), 0
+    # From all over the block: short and long rows cost differently.
+    for place in np.random.default_rng(0).permutation(len(batches)):
+        observe(encoder, batches[place], _needs(todo[0].questions), asking.dtype)
+        tokens += len(batches[place].ids)
+        if time.perf_counter() - begin > seconds:
+            break
+    return (time.perf_counter() - begin) / tokens

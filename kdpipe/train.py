@@ -1,0 +1,285 @@
+"""The training loop: a generator of steps over a plan that is fixed before the first one.
+
+Everything random in a step comes from (seed, step), so a run that is continued from any checkpoint makes
+the same steps as one that was never stopped. Legend: a step is one optimizer update, made from
+`gradient_accumulation_steps` batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdpipe.activations import Needs
+from kdpipe.batches import Rows, by_length, epoch_plan
+from kdpipe.cache import Cache
+from kdpipe.corpus import Corpus
+from kdpipe.device import Dtype, autocast, pick_dtype
+from kdpipe.encoder import Encoder
+from kdpipe.errors import NonFiniteError
+from kdpipe.loader import Batch, read_ahead, read_batch
+from kdpipe.pipeline import TrainSpec
+from kdpipe.terms import Count, Terms
+
+EVALUATED_ROWS = 2048
+"""Held-out rows, at most, that are measured during training."""
+_NO_DECAY = (nn.LayerNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did; losses are means over its rows or tokens."""
+
+    number: int
+    """1 for the first."""
+    epoch: float
+    loss: float
+    losses: dict[str, float]
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    measured: dict[str, float] | None
+    """`eval_loss` and, where widths allow, `eval_cosine` on held-out rows, when they were measured."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a checkpoint holds beside tensors."""
+
+    step: int = 0
+    best_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """What was measured at the best step."""
+    without_better: int = 0
+    """Measurements since then."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student in training, with all that it learns from."""
+
+    spec: TrainSpec
+    student: Encoder
+    terms: Terms
+    corpus: Corpus
+    caches: Mapping[str, Cache]
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    best: dict[str, Tensor]
+    """Weights of the best step, on the CPU; empty before the first measurement."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Of the matrix products."""
+        return pick_dtype(self.spec.bf16, self.device)
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """Everything with weights."""
+        return nn.ModuleDict({"student": self.student, "terms": self.terms})
+
+
+def start(
+    spec: TrainSpec,
+    student: Encoder,
+    terms: Terms,
+    corpus: Corpus,
+    caches: Mapping[str, Cache],
+    device: torch.device,
+) -> Run:
+    """A run before its first step."""
+    student.to(device)
+    terms.to(device)
+    optimizer = torch.optim.AdamW(
+        _groups(nn.ModuleDict({"student": student, "terms": terms}), spec.weight_decay),
+        lr=spec.learning_rate,
+        betas=(spec.adam_beta1, spec.adam_beta2),
+        eps=spec.adam_epsilon,
+        fused=device.type in {"cpu", "cuda"},
+    )
+    return Run(spec, student, terms, corpus, caches, device, optimizer, Progress(), {})
+
+
+def total_steps(spec: TrainSpec, corpus: Corpus) -> int:
+    """Steps of the whole run: as many an epoch as the first one has."""
+    return (
+        spec.max_steps
+        if spec.max_steps > 0
+        else max(1, math.ceil(spec.num_train_epochs * steps_per_epoch(spec, corpus)))
+    )
+
+
+def steps_per_epoch(spec: TrainSpec, corpus: Corpus) -> int:
+    """Optimizer steps of one pass over the training rows."""
+    return math.ceil(len(_epoch(spec, corpus, 0)) / spec.gradient_accumulation_steps)
+
+
+def fit(run: Run) -> Iterator[Step]:
+    """Train from where `run.progress` stands; `run` is consistent at every yield.
+
+    Raises:
+        NonFiniteError: the loss became NaN or Inf.
+        ArtifactError: a file is not what its manifest says.
+    """
+    spec, total = run.spec, total_steps(run.spec, run.corpus)
+    per_epoch = steps_per_epoch(spec, run.corpus)
+    every = spec.eval_steps or per_epoch
+    needs = run.terms.needs_of_teachers()
+    forward = torch.compile(run.student, dynamic=True) if spec.torch_compile else run.student
+    plan = itertools.islice(_plan(run, run.progress.step), total - run.progress.step)
+
+    def read(group: list[Rows]) -> list[Batch]:
+        return [read_batch(run.corpus, run.caches, needs, rows) for rows in group]
+
+    for batches in read_ahead(plan, read):
+        number = run.progress.step + 1
+        step = _step(run, forward, batches, number, total, number / per_epoch)
+        run.progress.step = number
+        if number % every == 0 or number == total:
+            step = Step(**{**vars(step), "measured": _measure_and_keep(run, number)})
+        yield step
+        patience = spec.early_stopping_patience
+        if patience is not None and run.progress.without_better >= patience:
+            return
+
+
+def learning_rate(spec: TrainSpec, step: int, total: int) -> float:
+    """Of step `step` (1 is the first) out of `total`: a linear rise, then the schedule down to 0."""
+    warmup = spec.warmup_steps if spec.warmup_steps >= 1 else spec.warmup_steps * total
+    if step <= warmup:
+        return spec.learning_rate * step / warmup
+    if spec.lr_scheduler_type == "constant":
+        return spec.learning_rate
+    progress = (step - 1 - warmup) / max(1.0, total - warmup)
+    if spec.lr_scheduler_type == "cosine":
+        return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return spec.learning_rate * (1.0 - progress)
+
+
+def is_better(spec: TrainSpec, measured: Mapping[str, float], best: Mapping[str, float]) -> bool:
+    """Whether `measured` beats `best` by the metric of the spec; anything beats nothing."""
+    name = spec.metric_for_best_model
+    if name not in best:
+        return True
+    return measured[name] > best[name] if name == "eval_cosine" else measured[name] < best[name]
+
+
+def measure(run: Run) -> dict[str, float]:
+    """`eval_loss` (weights as at the end of training) and `eval_cosine` on held-out rows."""
+    rows = np.flatnonzero(run.corpus.held_out)[:EVALUATED_ROWS]
+    if not len(rows):
+        return {}
+    first = next(iter(run.caches))
+    needs = dict(run.terms.needs_of_teachers())
+    widths = (run.student.dims.embedding, run.caches[first].dims.embedding)
+    with_cosine = run.caches[first].provides.embedding and widths[0] == widths[1]
+    if with_cosine:
+        needs[first] = needs.get(first, Needs()) | Needs(embedding=True)
+    of_student = run.terms.needs_of_student() | Needs(embedding=with_cosine)
+    plan = [rows[batch] for batch in by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)]
+    tokens = int(run.corpus.lengths[rows].sum())
+    loss = cosine = 0.0
+    run.student.eval()
+    for batch_rows in plan:
+        batch = read_batch(run.corpus, run.caches, needs, batch_rows).to(run.device)
+        share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), Count(len(rows), tokens))
+        with torch.inference_mode(), autocast(run.device, run.dtype):
+            said = run.student(batch.tokens, of_student)
+            total, _ = run.terms(said, batch.teachers, progress=1.0, share=share)
+        loss += float(total)
+        if with_cosine:
+            theirs = batch.teachers[first].embedding
+            cosine += float(functional.cosine_similarity(said.embedding, theirs, dim=-1).sum())
+    measured = {"eval_loss": loss}
+    return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})
+
+
+def _step(
+    run: Run, forward: Any, batches: list[Batch], number: int, total: int, epoch: float
+) -> Step:
+    spec = run.spec
+    whole = Count(sum(len(b.tokens) for b in batches), sum(len(b.tokens.ids) for b in batches))
+    rate = learning_rate(spec, number, total)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed((spec.seed << 32) + number)
+    run.student.train()
+    loss, losses = 0.0, dict.fromkeys((name for name, _, _ in run.terms.objectives), 0.0)
+    for batch in batches:
+        here = batch.to(run.device)
+        share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), whole)
+        with autocast(run.device, run.dtype):
+            said = forward(here.tokens, run.terms.needs_of_student())
+            value, parts = run.terms(
+                said, here.teachers, progress=(number - 1) / max(1, total - 1), share=share
+            )
+        loss += float(value.detach())
+        losses = {name: losses[name] + float(part) for name, part in parts.items()}
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss of step {number} is {loss} ({losses}): lower learning_rate (now"
+                f" {spec.learning_rate}), or set bf16: false; checkpoints before it are kept"
+            )
+        if value.requires_grad:
+            value.backward()
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    limit = spec.max_grad_norm or math.inf
+    norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return Step(number, epoch, loss, losses, rate, norm, whole.tokens, None)
+
+
+def _measure_and_keep(run: Run, number: int) -> dict[str, float]:
+    measured, progress = measure(run), run.progress
+    if measured and is_better(run.spec, measured, progress.best):
+        progress.best, progress.best_step, progress.without_better = measured, number, 0
+        if run.spec.load_best_model_at_end:
+            for name, value in run.modules.state_dict().items():
+                run.best[name] = value.detach().to("cpu", copy=True)
+    else:
+        progress.without_better += 1
+    return measured
+
+
+def _plan(run: Run, done: int) -> Iterator[list[Rows]]:
+    """The batches of each step, from step `done` on."""
+    size = run.spec.gradient_accumulation_steps
+    for epoch in itertools.count():
+        batches = _epoch(run.spec, run.corpus, epoch)
+        groups = [batches[first : first + size] for first in range(0, len(batches), size)]
+        yield from groups[min(done, len(groups)) :]
+        done = max(0, done - len(groups))
+
+
+def _epoch(spec: TrainSpec, corpus: Corpus, epoch: int) -> list[Rows]:
+    rows = np.flatnonzero(~corpus.held_out)
+    return epoch_plan(rows, corpus.lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
+
+
+def _share(part: Count, whole: Count) -> dict[str, float]:
+    return {unit: part.of(unit) / whole.of(unit) for unit in ("rows", "tokens")}
+
+
+def _groups(modules: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Biases and the weights of normalisations do not decay, as in transformers."""
+    still = {
+        id(p)
+        for module in modules.modules()
+        for name, p in module.named_parameters(recurse=False)
+        if isinstance(module, _NO_DECAY) or name.endswith("bias")
+    }
+    trained = [p for p in modules.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) not in still], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) in still], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,50 @@
+"""Stage `evaluate`: measure a student beside its teacher and beside itself before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdpipe import versions
+from kdpipe.options import Device, Names, PipelineFile, StageVersion, expect_version
+
+if TYPE_CHECKING:
+    from kdpipe.project import Project
+
+
+def evaluate(
+    pipeline: PipelineFile,
+    names: Names = None,
+    device: Device = "auto",
+    stage_version: StageVersion = None,
+) -> None:
+    """Measure quality and speed of a student: tables and a picture in reports/NAME.
+
+    Example: kdpipe evaluate pipelines/demo.yaml small
+    """
+    from kdpipe.pipeline import choose
+    from kdpipe.project import open_project
+    from kdpipe.report import show_tables
+
+    expect_version(stage_version, versions.EVALUATE)
+    project = open_project(pipeline)
+    chosen = choose(project.pipeline.students, names, "student")
+    for name in chosen:
+        _evaluate(project, name, device)
+    show_tables(project.root, chosen)
+
+
+def _evaluate(project: Project, name: str, device: str) -> None:
+    from kdpipe import artifact, card, write_student
+    from kdpipe import evaluate as evaluation
+    from kdpipe.subjects import held_out, subjects
+
+    spec, folder = project.pipeline.students[name], project.student_folder(name)
+    remedy = f"run 'kdpipe train {project.file} {name}'"
+    artifact.open_finished(folder, write_student.KIND, remedy)
+    corpus, caches = project.caches(spec.caches)
+    three = subjects(project, name, corpus, device)
+    rows = held_out(corpus, caches[spec.caches[0]])
+    report = evaluation.evaluate(three, spec.evaluate, rows, project.root)
+    evaluation.write_report(report, project.report_folder(name))
+    story = artifact.read_record(folder / "kdpipe.json")
+    card.write_card(folder, story, table=evaluation.markdown(report))

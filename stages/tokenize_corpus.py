@@ -1,0 +1,43 @@
+"""Stage `tokenize`: text files to a corpus of token ids."""
+
+from __future__ import annotations
+
+from kdpipe import versions
+from kdpipe.options import Names, PipelineFile, StageVersion, expect_version
+
+
+def tokenize(
+    pipeline: PipelineFile, names: Names = None, stage_version: StageVersion = None
+) -> None:
+    """Turn text into token ids, once: Arrow files in artifacts/corpora/NAME.
+
+    Example: kdpipe tokenize pipelines/demo.yaml docs
+    """
+    from kdpipe import artifact, corpus, io
+    from kdpipe.pipeline import choose
+    from kdpipe.progress import say
+    from kdpipe.project import open_project
+    from kdpipe.write_corpus import source_digests, write_corpus
+
+    expect_version(stage_version, versions.TOKENIZE)
+    project = open_project(pipeline)
+    for name in choose(project.pipeline.corpora, names, "corpus"):
+        spec, folder = project.pipeline.corpora[name], project.corpus_folder(name)
+        reading = project.reading(name)
+        inputs = {
+            "meaning": str(versions.TOKENIZE),
+            "tokenizer": reading.tokenizer.fingerprint,
+            "prompt": reading.prompt,
+            "max_seq_length": str(reading.max_seq_length),
+            **source_digests(spec, project.root),
+        }
+        with io.lock(project.lock("corpus", name), f"corpus {name}"):
+            if artifact.is_current(folder, corpus.KIND, spec.identity(), inputs):
+                say(f"{folder}: up to date")
+                continue
+            facts = write_corpus(spec, folder, reading, project.root, inputs)
+        say(
+            f"{folder}: {facts.rows:,} rows ({facts.held_out:,} held out), {facts.tokens:,} tokens,"
+            f" {facts.tokens / facts.rows:.1f} a row; {facts.duplicates:,} duplicates left out;"
+            f" {facts.cut_rows:,} rows cut at {facts.max_seq_length} tokens"
+        )
