@@ -1,7 +1,7 @@
-"""The model card: what a student is, how good it is, how to use it and how it was made, on one page.
+"""The model card: what a student is, how good it is, how to use it, how it was made, on one page.
 
-The text follows from the facts alone. Reading nothing but the card, one gets the student's vectors: the
-code in it pools, maps and normalises as the student's own head does.
+The text follows from the facts alone, and the code in it gives the student's own vectors: it pools,
+maps and normalises as the student's head does.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class CardFacts(Frozen):
     objectives: tuple[str, ...]
     """What it had to match, in words."""
     steps: int
-    best_step: int
+    kept_step: int
+    """After which the weights are those in the folder."""
     measured: dict[str, float]
     """On held-out rows during training."""
     table: str
@@ -95,6 +96,7 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
     head, student = head_of(folder), story["student"]
     model = str(story["teacher"]["model"])
     on_hub = _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
+    keeps_best = student["train"]["load_best_model_at_end"]
     activations = [read_json(path / "config.json")["activation_function"] for path in head.dense]
     return CardFacts(
         name=student["name"],
@@ -113,7 +115,8 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
         objectives=tuple(_words(objective) for objective in student["objectives"]),
         table=table,
         **{key: story["shape"][key] for key in ("layers", "parameters", "embedding")},
-        **{key: story["training"][key] for key in ("steps", "best_step", "measured")},
+        **{key: story["training"][key] for key in ("steps", "measured")},
+        kept_step=(keeps_best and story["training"]["best_step"]) or story["training"]["steps"],
         **{
             key: story["corpus"][key]
             for key in ("rows", "held_out", "tokens", "max_seq_length", "prompt")
@@ -152,8 +155,8 @@ def _what(facts: CardFacts) -> str:
         teacher = f"[{teacher}](https://huggingface.co/{teacher})"
     layers = "1 layer" if facts.layers == 1 else f"{facts.layers} layers"
     return (
-        f"A text encoder with {layers} and {facts.parameters:,} parameters: it turns a text of up to"
-        f" {facts.max_seq_length} tokens into {facts.embedding} numbers, so that texts of like"
+        f"A text encoder with {layers} and {facts.parameters:,} parameters: it turns a text of up"
+        f" to {facts.max_seq_length} tokens into {facts.embedding} numbers, so that texts of like"
         f" meaning get vectors with a high cosine. It learned this from {teacher}, by knowledge"
         f" distillation with kdpipe {facts.kdpipe}."
     )
@@ -206,14 +209,18 @@ def _plain(facts: CardFacts) -> str:
         "with torch.inference_mode():",
         "    states = model(**batch).last_hidden_state",
     ]
-    if set(facts.pooling) != {"cls"}:
+    masked = bool({*facts.pooling} - {"cls", "lasttoken"})
+    if masked:
         lines += ['mask = batch["attention_mask"].unsqueeze(-1)']
     if "lasttoken" in facts.pooling:
         lines += ['lengths = batch["attention_mask"].sum(1)']
     if "weightedmean" in facts.pooling:
         lines += ["places = torch.arange(1, mask.shape[1] + 1).unsqueeze(-1)"]
     if excluded:
-        lines += ['after = len(tokenizer(prompt)["input_ids"]) - 1', "mask[:, :after] = 0"]
+        lines += [
+            'after = len(tokenizer(prompt)["input_ids"]) - 1'
+        ]
+        lines += ["mask[:, :after] = 0"] if masked else []
     return "\n".join(lines + _vectors(facts, pooled))
 
 
@@ -226,10 +233,9 @@ def _vectors(facts: CardFacts, pooled: dict[str, str]) -> list[str]:
         lines += ["vectors = torch.cat(parts, dim=-1)"]
     for place, activation in facts.dense:
         lines += [f'dense = load_file(f"{{folder}}/{place}/model.safetensors")']
-        product = (
-            'torch.nn.functional.linear(vectors, dense["linear.weight"], dense.get("linear.bias"))'
-        )
-        lines += [f"vectors = {_ACTIVATED[activation].format(product)}"]
+        lines += ['weight, bias = dense["linear.weight"], dense.get("linear.bias")']
+        mapped = "torch.nn.functional.linear(vectors, weight, bias)"
+        lines += [f"vectors = {_ACTIVATED[activation].format(mapped)}"]
     lines += ["vectors = torch.nn.functional.normalize(vectors, dim=-1)"] if facts.normalize else []
     return lines
 
@@ -240,7 +246,7 @@ def _making(facts: CardFacts) -> str:
         f"- Texts: {facts.rows:,} with {facts.tokens:,} tokens; {facts.held_out:,} were held out",
         f"- Start: {facts.start}",
         *(f"- Objective: {objective}" for objective in facts.objectives),
-        f"- Training: {facts.steps:,} steps, these are the weights after step {facts.best_step:,}",
+        f"- Training: {facts.steps:,} steps, the weights are those after step {facts.kept_step:,}",
         "- All settings and digests: `kdpipe.json`",
     ]
     return "\n".join(lines)

@@ -113,12 +113,18 @@ def pool(states: Tensor, mask: Tensor, lengths: Tensor, name: str) -> Tensor:
     return total / (count.sqrt() if name == "mean_sqrt_len" else count)
 
 
-@torch.inference_mode()
 def observe(encoder: Encoder, tokens: Tokens, needs: Needs, dtype: Dtype) -> Activations:
-    """One forward pass that only looks: eval mode, no gradient, on the encoder's device."""
+    """One forward pass that only looks: eval mode, no gradient, on the encoder's device.
+
+    What it gives are ordinary detached tensors, which a loss may save for its backward pass.
+    """
     encoder.eval()
-    with autocast(encoder.device, dtype):
-        return encoder(tokens.to(encoder.device), needs)
+    with torch.inference_mode(), autocast(encoder.device, dtype):
+        said = encoder(tokens.to(encoder.device), needs)
+    embedding = None if said.embedding is None else said.embedding.clone()
+    return Activations(
+        said.lengths, embedding, {layer: values.clone() for layer, values in said.hidden.items()}
+    )
 
 
 def embed(encoder: Encoder, tokens: Tokens, dtype: Dtype, tokens_per_batch: int = 4096) -> Tensor:

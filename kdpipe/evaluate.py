@@ -1,4 +1,4 @@
-"""Teacher, untrained student and student under the same tasks, and the files that tell the result."""
+"""Teacher, untrained student and student under the same tasks, and the files that tell of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Report:
     """The metric that stands for each task; the first one, the headline, for them all."""
 
     def share(self, role: str) -> dict[str, float]:
-        """Metric -> share of the teacher's value; without those where the teacher has none above 0."""
+        """Metric -> share of the teacher's value; only where the teacher's is above 0."""
         teacher = self.quality["teacher"]
         return {
             metric: _rounded(value / teacher[metric])
@@ -73,7 +73,10 @@ def evaluate(
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write `metrics.json` (the same bytes each time), `speed.json`, `table.tsv` and `report.svg`."""
+    """Write `metrics.json`, `speed.json`, `table.tsv` and `report.svg`.
+
+    Nothing in `metrics.json` depends on a clock: the same models give the same bytes.
+    """
     io.make_folder(folder)
     sizes = {
         key: {role: getattr(speed, key) for role, speed in report.speed.items()}

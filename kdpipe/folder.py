@@ -27,9 +27,9 @@ def write_model(
 ) -> list[str]:
     """Write a model for transformers and sentence-transformers; returns the sorted file names.
 
-    The vectors there are those of `encoder`. Two heads are beyond what older versions know: poolings
-    in another order than that of POOLINGS, which they refuse, and `cls` with a prompt that is not
-    pooled, where they take the first token of the row and not the first one after the prompt.
+    The vectors there are those of `encoder`. Two heads are beyond what older versions know: they
+    refuse poolings in another order than that of POOLINGS; and with a prompt that is not pooled,
+    they take for `cls` the first token of the row, not the first one after the prompt.
 
     Args:
         folder: Where to; what lies there under the same names is replaced.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 COLORS = {"teacher": "#4d4d4d", "untrained": "#e69f00", "student": "#0072b2"}
 """Told apart by the colour-blind too (Okabe and Ito), and in grey."""
-_SUBTLE, _GRID = "#6b6b6b", "#e3e3e3"
-_STYLE = {
+_INK, _SUBTLE, _GRID = "#222222", "#6b6b6b", "#e3e3e3"
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "kdpipe",
     # Letters as outlines look the same wherever the picture is shown.
     "svg.fonttype": "path",
@@ -24,6 +24,9 @@ _STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.12,
+    "text.color": _INK,
     "axes.edgecolor": _SUBTLE,
     "axes.labelcolor": _SUBTLE,
     "axes.titlesize": 10.0,
@@ -38,15 +41,17 @@ _STYLE = {
 
 
 def loss_picture(steps: Mapping[str, Sequence[float]]) -> bytes:
-    """SVG of the columns of `steps.tsv`: `step`, `loss`, `learning_rate` and, where it was measured,
-    `eval_loss` (NaN elsewhere).
+    """SVG of the columns of `steps.tsv`: `step`, `loss`, `learning_rate` and, if any, `eval_loss`.
+
+    `eval_loss` is the loss on held-out rows, NaN at steps where it was not measured.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         marker = "." if len(steps["step"]) < 40 else ""
         loss.plot(steps["step"], steps["loss"], color=COLORS["student"], lw=1.2, marker=marker)
         _measured(loss, steps)
@@ -55,6 +60,8 @@ def loss_picture(steps: Mapping[str, Sequence[float]]) -> bytes:
         rate.plot(steps["step"], steps["learning_rate"], color=_SUBTLE, lw=1.2, marker=marker)
         rate.set_ylabel("learning rate")
         rate.set_xlabel("step")
+        rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+        rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         rate.set_ylim(bottom=0.0)
         return _svg(figure)
 
@@ -79,7 +86,9 @@ def _measured(axes: Axes, steps: Mapping[str, Sequence[float]]) -> None:
     if not points:
         return
     color = COLORS["untrained"]
-    axes.plot(*zip(*points, strict=True), color=color, lw=1.8, marker="o", ms=5, label="held-out rows")
+    axes.plot(
+        *zip(*points, strict=True), color=color, lw=1.8, marker="o", ms=5, label="held-out rows"
+    )
     axes.lines[0].set_label("training")
     step, value = min(points, key=lambda point: point[1])
     axes.annotate(
@@ -87,7 +96,7 @@ def _measured(axes: Axes, steps: Mapping[str, Sequence[float]]) -> None:
         (step, value),
         xytext=(0, 9),
         textcoords="offset points",
-        ha="center",
+        ha="right" if step > 0.9 * max(steps["step"]) else "center",
         fontweight="bold",
     )
     axes.legend(frameon=False)
@@ -99,9 +108,9 @@ def _speed_and_quality(axes: Axes, report: Report) -> None:
     heights = {role: values[main] for role, values in report.quality.items()}
     speeds = {role: speed.rows_per_second for role, speed in report.speed.items()}
     sizes = {role: speed.parameters for role, speed in report.speed.items()}
-    ends = ((speeds[role], heights[role]) for role in ("student", "untrained"))
+    end, start = ((speeds[role], heights[role]) for role in ("student", "untrained"))
     arrow = {"arrowstyle": "-|>", "color": COLORS["student"], "lw": 1.4, "shrinkA": 5, "shrinkB": 9}
-    axes.annotate("", *ends, arrowprops=arrow)
+    axes.annotate("", end, start, arrowprops=arrow)
     is_better = heights["student"] >= heights["untrained"]
     for role, name in report.names.items():
         area = 420 * sizes[role] / max(sizes.values())
@@ -112,9 +121,8 @@ def _speed_and_quality(axes: Axes, report: Report) -> None:
             (speeds[role], heights[role]),
             xytext=(0, (5 + math.sqrt(area) / 2) * (1 if above else -1)),
             textcoords="offset points",
-            ha="center",
+            ha=_alignment(role, speeds),
             va="bottom" if above else "top",
-            color=COLORS[role],
             fontweight="bold" if role == "student" else "normal",
         )
     _frame(axes, [*speeds.values()], [*heights.values()])
@@ -123,27 +131,45 @@ def _speed_and_quality(axes: Axes, report: Report) -> None:
     axes.set_title(_verdict(report))
 
 
+def _alignment(role: str, speeds: Mapping[str, float]) -> Literal["left", "center", "right"]:
+    """Of a label on its point: labels of models of like speed go out of each other's way."""
+    ratio = speeds["student"] / speeds["teacher"]
+    if not 0.6 < ratio < 1.7:
+        return "center"
+    return "right" if (role == "teacher") == (ratio >= 1.0) else "left"
+
+
 def _frame(axes: Axes, speeds: list[float], heights: list[float]) -> None:
     """Limits with room for labels, and plain numbers on the logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
-    room = max(0.35 * math.log10(max(speeds) / min(speeds)), 0.12)
+    decades = math.log10(max(speeds) / min(speeds))
+    room = max(0.38 * decades, 0.2)
     axes.set_xscale("log")
     axes.set_xlim(min(speeds) / 10**room, max(speeds) * 10**room)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    sparse = (1.0,) if decades > 2 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 3.0, 5.0, 7.0)
+    steps = sparse if decades > 0.2 else (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+    first = math.floor(math.log10(min(speeds)) - room)
+    ticks = [step * 10.0**power for power in range(first, first + 12) for step in steps]
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    span = max(max(heights) - min(heights), 0.02)
-    axes.set_ylim(min(heights) - 0.3 * span, max(heights) + 0.3 * span)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    span = max(max(heights) - min(heights), 0.05)
+    low, high = min(heights) - 0.3 * span, max(heights) + 0.3 * span
+    axes.set_ylim(low, high)
+    # No metric goes beyond 1: what is above is room for labels.
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 1.0 + 1e-9)])
 
 
 def _verdict(report: Report) -> str:
     """The result in one line."""
     share, speed_up = report.share("student"), report.speed["student"].speed_up
+    times = f"{speed_up:.1f}" if speed_up < 10 else f"{speed_up:,.0f}"
     main = report.mains[0]
     if main not in share:
-        return f"{speed_up:.1f} times as fast as the teacher"
-    return f"{100 * share[main]:.1f} % of the teacher's quality at {speed_up:.1f} times its speed"
+        return f"{times} times as fast as the teacher"
+    return f"{100 * share[main]:.1f} % of the teacher's quality at {times} times its speed"
 
 
 def _bars(axes: Axes, report: Report) -> None:
@@ -153,13 +179,15 @@ def _bars(axes: Axes, report: Report) -> None:
         values = [report.quality[role][metric] for metric in metrics]
         middles = [group + 0.26 * (place - 1) for group in range(len(metrics))]
         bars = axes.barh(middles, values, 0.24, color=COLORS[role], label=role)
-        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=7.5, color=COLORS[role])
+        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=7.5)
     axes.set_yticks(range(len(metrics)), metrics, color="black")
-    axes.invert_yaxis()
+    middle, half = (len(metrics) - 1) / 2, max(len(metrics), 3) / 2
+    axes.set_ylim(middle + half, middle - half)
     axes.tick_params("y", length=0)
     axes.grid(visible=False, axis="y")
     values = [value for quality in report.quality.values() for value in quality.values()]
-    axes.set_xlim(min(0.0, 1.2 * min(values)), 1.2 * max(*values, 0.1))
+    lowest, highest = min(values), max(*values, 0.1)
+    axes.set_xlim(lowest - 0.2 * highest if lowest < 0 else 0.0, 1.2 * highest)
     axes.set_title("All metrics")
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.06))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kdpipe.errors import ArtifactError
 
@@ -20,7 +20,7 @@ _NEEDED = {*_FIRST, _AFTER_METRICS, "parameters", "megabytes", "sentences_per_se
 
 
 def comparison(root: Path, students: Sequence[str]) -> list[Row]:
-    """The rows of the students' tables; a teacher that several share comes once.
+    """The rows of the students' tables; a teacher that several share comes once for each headline.
 
     Raises:
         ArtifactError: a student was not evaluated, or its table is damaged.
@@ -28,31 +28,41 @@ def comparison(root: Path, students: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     for student in students:
         for row in _read(root / "reports" / student / TABLE):
-            known = [other["model"] for other in rows if other["role"] == "teacher"]
-            if row["role"] != "teacher" or row["model"] not in known:
+            known = [_identity(other) for other in rows]
+            if row["role"] != "teacher" or _identity(row) not in known:
                 rows.append(row)
     return rows
 
 
 def show_tables(root: Path, students: Sequence[str], console: Console | None = None) -> None:
-    """Print the comparison of students, and where the model and the picture of each are."""
+    """Print one table for each headline metric, and where models and pictures are.
+
+    Raises:
+        ArtifactError: a student was not evaluated, or its table is damaged.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = console or Console()
-    rows = comparison(root, students)
-    titles, cells = _cells(rows)
-    table = Table(title="Quality and speed", title_justify="left", title_style="bold")
-    for index, title in enumerate(titles):
-        table.add_column(title, justify="right" if index else "left", no_wrap=index > 0)
-    for row, line in zip(rows, cells, strict=True):
-        starts_group = row["role"] == "teacher" or row is rows[0]
-        table.add_row(
-            *line,
-            style="bold" if row["role"] == "student" else None,
-            end_section=starts_group or row["role"] == "student",
+    groups: dict[str, list[str]] = {}
+    for student in students:
+        groups.setdefault(_headline(_read(root / "reports" / student / TABLE)[0]), []).append(
+            student
         )
-    console.print(table)
+    for metric, group in groups.items():
+        rows = comparison(root, group)
+        titles, cells = _cells(rows)
+        # All columns fit 80 characters, so that no log breaks them.
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index, title in enumerate(titles):
+            header = "quality" if title == metric else title.replace(" ", "\n", 1)
+            side: Literal["left", "right"] = "right" if index else "left"
+            table.add_column(header, justify=side, no_wrap=index > 0, overflow="fold")
+        for row, line in zip(rows, cells, strict=True):
+            table.add_row(*line, style="bold" if row["role"] == "student" else None)
+        console.print(f"[bold]Quality ({metric}) and speed[/bold]", highlight=False)
+        console.print(table)
     for student in students:
         console.print(f"{student}:", style="bold", highlight=False)
         places = {
@@ -73,7 +83,15 @@ def markdown_table(rows: Sequence[Row]) -> str:
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles, and the values of each row in words for people."""
     headlines = list(dict.fromkeys(_headline(row) for row in rows))
-    titles = ["model", *headlines, "of teacher", "parameters", "size", "sentences/s", "speed-up"]
+    titles = [
+        "model",
+        *headlines,
+        "of teacher",
+        "parameters",
+        "size",
+        "sentences per second",
+        "speed-up",
+    ]
     lines = []
     for row in rows:
         share = row[_AFTER_METRICS]
@@ -83,7 +101,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 *(row.get(metric, "") for metric in headlines),
                 f"{100 * float(share):.1f} %" if share else "",
                 _millions(float(row["parameters"])),
-                _short(float(row["megabytes"])) + " MB",
+                _megabytes(float(row["megabytes"])),
                 f"{float(row['sentences_per_second']):,.0f}",
                 f"{float(row['speed_up']):.1f}x",
             ]
@@ -96,13 +114,17 @@ def _headline(row: Row) -> str:
     return [*row][len(_FIRST)]
 
 
+def _identity(row: Row) -> tuple[str, str]:
+    return row["model"], _headline(row)
+
+
 def _millions(count: float) -> str:
-    return f"{_short(count / 1e6)} M" if count >= 1e5 else f"{_short(count / 1e3)} K"
+    millions = count / 1e6
+    return f"{millions:,.0f} M" if millions >= 100 else f"{millions:.3g} M"
 
 
-def _short(value: float) -> str:
-    """Three digits, as many as people compare."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _megabytes(value: float) -> str:
+    return f"{value:,.0f} MB" if value >= 10 else f"{value:.2g} MB"
 
 
 def _read(path: Path) -> list[Row]:
@@ -112,6 +134,10 @@ def _read(path: Path) -> list[Row]:
         raise ArtifactError(f"{path} does not exist: run 'kdpipe evaluate'") from None
     cells = [line.split("\t") for line in lines]
     header = cells[0] if cells else []
-    if len(cells) < 2 or not set(header) >= _NEEDED or {len(line) for line in cells} != {len(header)}:
+    if (
+        len(cells) < 2
+        or not set(header) >= _NEEDED
+        or {len(line) for line in cells} != {len(header)}
+    ):
         raise ArtifactError(f"{path} is damaged: delete it and run 'kdpipe evaluate'")
     return [dict(zip(header, line, strict=True)) for line in cells[1:]]

@@ -1,8 +1,8 @@
 """How large and how fast models are, compared fairly on a machine that also does other things.
 
 Time counts from token ids to vectors on the CPU; tokenizing is the same for all and left out.
-Legend: R held-out rows. Models take turns, round after round, and medians of the rounds are kept, so
-that a disturbance hits all of them or is left out. A quick probe decides how many rows fit the time.
+Models take turns, round after round, and medians of the rounds are kept, so that a disturbance hits
+all of them or is left out. A quick probe decides how many rows fit the time.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _size(subject: Subject) -> int:
 def _fit(
     subjects: Sequence[Subject], held_out: HeldOut, seconds: float
 ) -> tuple[Tokens, list[Tokens]]:
-    """The throughput sample, and the rows to time one by one, that fit the time; warms models up."""
+    """The throughput sample and the rows to time one by one that fit the time; warms models up."""
     probe = held_out.spread(FEWEST_ROWS).tokens
     single = held_out.spread(1).tokens
     batched, alone = 0.0, 0.0

@@ -108,6 +108,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ArtifactError(
             f"{folder}: its tokenizer has no tokenizer.json form, which kdpipe needs"
         )
+    if not any((folder / name).is_file() for name in loaded.vocab_files_names.values()):
+        raise ArtifactError(f"{folder} has no tokenizer.json: it is not a whole model folder")
     # Read back once: then its numbers are to the last bit those that readers of the file get.
     backend = Backend.from_str(loaded.backend_tokenizer.to_str())
     backend.no_padding()

@@ -21,9 +21,10 @@ from kdpipe.sources import Row
 from kdpipe.sources.row import Label
 from kdpipe.tokenizer import Tokenizer
 
-SMALLEST = 16_384
-"""Tokens before a block may end."""
-SPREAD = 16_384
+SMALLEST = 4_096
+"""Tokens before a block may end: few beside SPREAD, so that borders fall on the same rows again soon
+after rows were inserted."""
+SPREAD = 28_672
 """Tokens that then follow on average until it does."""
 LARGEST = 131_072
 """Tokens after which it ends anyway."""

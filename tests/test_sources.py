@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from kdpipe.errors import ArtifactError, KdpipeError, StorageError, UsageError
+from kdpipe.errors import ArtifactError, KdpipeError, StorageError, UsageError, explain
 from kdpipe.sources import Files, HubDataset, PythonDocs, Row, Source
 from kdpipe.sources.files import MAX_TEXT
 from kdpipe.sources.python_docs import sentences
@@ -123,8 +123,9 @@ def refused(kind: type[KdpipeError], root: Path, *files: str, **columns: Any) ->
 def test_lines_plain_and_compressed(tmp_path: Path, suffix: str, codec: str) -> None:
     data = LINES[suffix](TABLE)
     packed = {"": data, ".gz": gzip_(data), ".zst": zstd(data)}[codec.lower()]
-    write(tmp_path / f"a{suffix}{codec}", packed)
-    assert texts(tmp_path, f"a{suffix}{codec}") == [row["text"] for row in TABLE]
+    name = f"a{suffix.upper() if codec.isupper() else suffix}{codec}"
+    write(tmp_path / name, packed)
+    assert texts(tmp_path, name) == [row["text"] for row in TABLE]
 
 
 @pytest.mark.parametrize(("suffix", "encode"), [*TABLES.items(), (".arrow", encode_arrow_stream)])
@@ -189,7 +190,7 @@ def test_csv_quotes_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
 
 def test_labels_of_delimited_files_are_typed_by_how_they_are_written(tmp_path: Path) -> None:
     labels = {"7": 7, "-0": 0, "5.000": 5.0, "1e-05": 1e-05, "007": "007", "+1": "+1", "1_0": "1_0",
-              "nan": "nan", "inf": "inf", ".5": ".5", "yes": "yes", "": None, "\u0663": "\u0663",
+              "nan": "nan", "inf": "inf", ".5": ".5", "yes": "yes", "": None, "1\u0663": "1\u0663",
               "123456789012345678": 123456789012345678,
               "1234567890123456789": "1234567890123456789"}  # fmt: skip
     write(tmp_path / "a.csv", "text,y\n" + "".join(f"t,{label}\n" for label in labels))
@@ -289,6 +290,17 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     )
     (tmp_path / "gone.txt").symlink_to("nowhere.txt")
     assert refused(ArtifactError, tmp_path, "*.txt") == f"gone.txt does not exist: {check}"
+
+
+def test_a_file_that_vanishes_is_not_called_damaged(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "one\n")
+    second = write(tmp_path / "b.txt", "two\n")
+    rows = Files(kind="files", files=("*.txt",)).rows(tmp_path)
+    assert next(rows) == Row("one")
+    second.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        next(rows)
+    assert str(explain(caught.value)).startswith(f"{second} does not exist: ")
 
 
 def test_unknown_formats(tmp_path: Path) -> None:
@@ -692,8 +704,8 @@ def test_hub_rows_are_checked(tmp_path: Path, install: Callable[[Load], None]) -
             ["Close the gate when the last hen is in.", "Then go home, i.e. to Dr. Hill's farm!"],
         ),
         (
-            "Count all the sheep.\n\n>>> count(sheep)\nForty two sheep were counted here.\n\nThen"
-            " go to sleep at once.",
+            "Count all the sheep.\n\n>>> count(sheep)\nSheep. Forty two were counted.\n\nThen go"
+            " to sleep at once.",
             ["Count all the sheep.", "Then go to sleep at once."],
         ),
         (

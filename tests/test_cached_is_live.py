@@ -1,0 +1,97 @@
+"""The heart: an objective gives the same loss and gradients from a cache as from a living teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kdpipe import write_corpus
+from kdpipe.activations import Needs, Tokens
+from kdpipe.encoder import observe
+from kdpipe.pipeline import StudentSpec
+from kdpipe.terms import Terms
+from tests.pieces import make_cache, make_corpus, new_project, sentences
+from tests.tiny import tiny_encoder, tiny_teacher_folder
+
+OBJECTIVES = {
+    "embedding-mse": {"kind": "embedding", "loss": "mse"},
+    "embedding-cosine": {"kind": "embedding", "loss": "cosine"},
+    "embedding-similarity": {"kind": "embedding", "loss": "similarity"},
+    "hidden-mse": {"kind": "hidden", "layers": {0: 0, 1: 2}},
+    "hidden-cosine": {"kind": "hidden", "layers": {1: 2}, "loss": "cosine"},
+    "hidden-sequence": {"kind": "hidden", "layers": {1: 2}, "reduction": "sequence"},
+    "hidden-plain": {"kind": "hidden", "layers": {1: 2}, "projection": "none"},
+}
+TOLERANCE = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
+    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+
+
+def both(project, family, storage):
+    """(live, cached) Activations of ragged rows from several blocks, in random order."""
+    tiny_teacher_folder(project / "teacher", layers=4, family=family)
+    targets = [{"kind": "embedding"}, {"kind": "hidden", "layers": [0, 2]}]
+    cache_spec = {
+        "corpus": "text",
+        "teacher": "tiny",
+        "dtype": "fp32",
+        "targets": [{**target, "storage": storage} for target in targets],
+    }
+    place = new_project(project, sentences(60), caches={"said": cache_spec})
+    corpus = make_corpus(place)
+    cache, _ = make_cache(place, corpus)
+    rows = np.random.default_rng(1).permutation(60)[:17]
+    found = corpus.gather(rows)
+    tokens = Tokens(torch.from_numpy(found.ids), torch.from_numpy(found.lengths))
+    needs = Needs(embedding=True, hidden=frozenset({0, 2}))
+    live = observe(place.teacher("tiny").load(), tokens, needs, "fp32")
+    return tokens, live, cache.read(rows, needs)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "modernbert"])
+def test_what_is_read_is_what_was_said(project, family):
+    _, live, cached = both(project, family, "fp32")
+    assert torch.allclose(live.embedding, cached.embedding, atol=1e-5)
+    for layer in (0, 2):
+        assert torch.allclose(live.hidden[layer], cached.hidden[layer], atol=1e-5)
+    assert torch.equal(live.lengths, cached.lengths)
+
+
+@pytest.mark.parametrize("storage", TOLERANCE)
+def test_loss_and_gradients_of_every_objective(project, storage):
+    tokens, live, cached = both(project, "bert", storage)
+    for name, objective in OBJECTIVES.items():
+        student = tiny_encoder(layers=2, width=live.hidden[0].shape[1], seed=5)
+        dims = student.dims
+        spec = StudentSpec.model_validate(
+            {
+                "caches": ["said"],
+                "model": {"kind": "shape"},
+                "objectives": [objective],
+            }
+        )
+        torch.manual_seed(0)
+        terms = Terms(spec, dims, {"said": dims})
+        found = []
+        for teacher in (live, cached):
+            student.zero_grad()
+            terms.zero_grad()
+            student.eval()
+            said = student(tokens, terms.needs_of_student())
+            share = {"rows": 1.0, "tokens": 1.0}
+            loss, _ = terms(said, {"said": teacher}, progress=0.0, share=share)
+            loss.backward()
+            weights = [*student.parameters(), *terms.parameters()]
+            gradients = [p.grad.flatten() for p in weights if p.grad is not None]
+            found.append((loss.detach(), torch.cat(gradients)))
+        (loss_live, grad_live), (loss_cached, grad_cached) = found
+        assert loss_live > 1e-3, name
+        tolerance = TOLERANCE[storage]
+        assert torch.allclose(loss_live, loss_cached, rtol=tolerance, atol=tolerance), name
+        distance = (grad_live - grad_cached).norm() / grad_live.norm()
+        assert distance < 10 * tolerance, name

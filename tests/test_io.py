@@ -1,0 +1,86 @@
+"""Whole files or nothing, first writer wins, dead runs are swept, living ones are not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kdpipe import io
+from kdpipe.errors import LockedError
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a"
+    io.write_file(path, b"old")
+
+    def fail(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        io.write_with(path, fail)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+    assert path.read_bytes() == b"old"
+
+
+def test_publish_does_not_replace(tmp_path):
+    io.publish(tmp_path / "a", b"first")
+    io.publish(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        io.write_file(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path):
+    script = f"import kdpipe.io as io, os, pathlib; p = pathlib.Path({str(tmp_path / 'sub')!r})\n" + (
+        "io.make_folder(p)\nwith io._temporary(p / 'x') as t:\n    t.write_bytes(b'1'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    with io._temporary(tmp_path / "mine") as mine:
+        mine.write_bytes(b"")
+        (tmp_path / "kept").write_bytes(b"")
+        io.sweep(tmp_path)
+        left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+        assert left == sorted([mine.name, "kept"])
+
+
+def test_second_holder_of_a_lock_is_told_who_has_it(tmp_path):
+    with io.lock(tmp_path / "locks" / "a", "cache a"):
+        message = f"^cache a is being written by process {os.getpid()}: wait for it to end, or stop it$"
+        with pytest.raises(LockedError, match=message), io.lock(tmp_path / "locks" / "a", "cache a"):
+            pass
+    with io.lock(tmp_path / "locks" / "a", "cache a"):
+        pass
+
+
+def test_place_links_and_replaces(tmp_path):
+    (tmp_path / "source").write_bytes(b"new")
+    (tmp_path / "target").write_bytes(b"old")
+    io.place(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").samefile(tmp_path / "source")
+
+
+def test_canonical_json_refuses_what_has_no_one_form():
+    assert io.canonical({"b": 1, "a": [1.5, None]}) == b'{"a":[1.5,null],"b":1}'
+    for wrong in (float("nan"), object(), {1, 2}):
+        with pytest.raises((ValueError, TypeError)):
+            io.canonical(wrong)
+
+
+def test_digests(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert io.digest_file(tmp_path / "a", "sha256") == (
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    assert io.digest_file(tmp_path / "a") == io.digest_bytes(b"abc")
