@@ -150,15 +150,12 @@ def _front(facts: CardFacts) -> str:
 
 
 def _what(facts: CardFacts) -> str:
-    teacher = facts.teacher
-    if facts.base_model:
-        teacher = f"[{teacher}](https://huggingface.co/{teacher})"
     layers = "1 layer" if facts.layers == 1 else f"{facts.layers} layers"
     return (
         f"A text encoder with {layers} and {facts.parameters:,} parameters: it turns a text of up"
         f" to {facts.max_seq_length} tokens into {facts.embedding} numbers, so that texts of like"
-        f" meaning get vectors with a high cosine. It learned this from {teacher}, by knowledge"
-        f" distillation with kdpipe {facts.kdpipe}."
+        f" meaning get vectors with a high cosine. It learned this from {facts.teacher}, by"
+        f" knowledge distillation with kdpipe {facts.kdpipe}."
     )
 
 
@@ -217,9 +214,7 @@ def _plain(facts: CardFacts) -> str:
     if "weightedmean" in facts.pooling:
         lines += ["places = torch.arange(1, mask.shape[1] + 1).unsqueeze(-1)"]
     if excluded:
-        lines += [
-            'after = len(tokenizer(prompt)["input_ids"]) - 1'
-        ]
+        lines += ['after = len(tokenizer(prompt)["input_ids"]) - 1']
         lines += ["mask[:, :after] = 0"] if masked else []
     return "\n".join(lines + _vectors(facts, pooled))
 

@@ -28,7 +28,7 @@ _HINT = "# Where keys were added to that file, 'kdpipe repro' has to come before
 _OURS = re.compile(re.escape(_HEADER).replace(r"\{\}", "(.+)"))
 # DVC removes what is not persistent before a stage runs, and copies what is cached.
 _KEPT = {"cache": False, "persist": True}
-_SPEED_ONLY = {"tokens_per_batch"}
+_SPEED_ONLY: set[str] = set()
 _TRAINING = ("caches", "model", "embedding_size", "objectives", "train")
 _IGNORED = {".gitignore": ("/artifacts/", "/.kdpipe/"), ".dvcignore": ("/.kdpipe/",)}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +27,10 @@ from kdpipe.hub import read_json
 from kdpipe.modules import HeadSpec, modules_of, transformer_folder
 
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
+_UNLOADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError),
+    SafetensorError,
+)
 
 
 class Dense(nn.Module):
@@ -167,7 +172,7 @@ def load_transformer(folder: Path, *, any_family: bool = False) -> PreTrainedMod
     # Eager attention is the faster one for short rows on CPUs; elsewhere torch's own choice is.
     attention = None if torch.cuda.is_available() else "eager"
     try:
-        model: PreTrainedModel = AutoModel.from_pretrained(
+        model, loading = AutoModel.from_pretrained(
             folder,
             config=config,
             trust_remote_code=False,
@@ -175,10 +180,15 @@ def load_transformer(folder: Path, *, any_family: bool = False) -> PreTrainedMod
             local_files_only=True,
             dtype=torch.float32,
             attn_implementation=attention,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except _UNLOADABLE as error:
         raise ArtifactError(f"{folder}: the model cannot be loaded ({_first(error)})") from None
-    return model
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ArtifactError(f"{folder}: its weights lack {missing[0]}, which config.json asks for")
+    found: PreTrainedModel = model
+    return found
 
 
 def _dense(path: Path) -> Dense:
@@ -198,7 +208,7 @@ def _dense(path: Path) -> Dense:
             activation=activation,
         )
         layer.load_state_dict(load_file(path / "model.safetensors"))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except _UNLOADABLE as error:
         raise ArtifactError(
             f"{path}: the dense module cannot be loaded ({_first(error)})"
         ) from None

@@ -11,7 +11,7 @@ from typing import Any
 from kdpipe import io
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.plots import report_picture
-from kdpipe.report import PICTURE, TABLE
+from kdpipe.report import PICTURE, TABLE, markdown_table
 from kdpipe.speed import Speed, measure
 from kdpipe.tasks import Fidelity, Task
 from kdpipe.tasks.subject import HeldOut, Subject
@@ -115,6 +115,11 @@ def table(report: Report) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def markdown(report: Report) -> str:
+    """The table in Markdown, for the model card of the student."""
+    return markdown_table(table(report))
 
 
 def _mains(tasks: Sequence[Task]) -> tuple[str, ...]:

@@ -40,24 +40,29 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def loss_picture(steps: Mapping[str, Sequence[float]]) -> bytes:
+def loss_picture(steps: Mapping[str, Sequence[float | None]]) -> bytes:
     """SVG of the columns of `steps.tsv`: `step`, `loss`, `learning_rate` and, if any, `eval_loss`.
 
-    `eval_loss` is the loss on held-out rows, NaN at steps where it was not measured.
+    A value that is None or NaN was not measured at that step.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+    columns = {
+        name: [math.nan if value is None else value for value in steps.get(name, ())]
+        for name in ("step", "loss", "learning_rate", "eval_loss")
+    }
+    step = columns["step"]
+    marker = "." if len(step) < 40 else ""
     with rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 4.2), layout="constrained")
         loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        marker = "." if len(steps["step"]) < 40 else ""
-        loss.plot(steps["step"], steps["loss"], color=COLORS["student"], lw=1.2, marker=marker)
-        _measured(loss, steps)
+        loss.plot(step, columns["loss"], color=COLORS["student"], lw=1.2, marker=marker)
+        _measured(loss, step, columns["eval_loss"])
         loss.set_title("Loss")
         loss.set_ylabel("loss")
-        rate.plot(steps["step"], steps["learning_rate"], color=_SUBTLE, lw=1.2, marker=marker)
+        rate.plot(step, columns["learning_rate"], color=_SUBTLE, lw=1.2, marker=marker)
         rate.set_ylabel("learning rate")
         rate.set_xlabel("step")
         rate.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -79,10 +84,9 @@ def report_picture(report: Report) -> bytes:
         return _svg(figure)
 
 
-def _measured(axes: Axes, steps: Mapping[str, Sequence[float]]) -> None:
-    """The held-out loss, where there is one, with its best value."""
-    pairs = zip(steps["step"], steps.get("eval_loss", ()), strict=False)
-    points = [(step, value) for step, value in pairs if math.isfinite(value)]
+def _measured(axes: Axes, steps: Sequence[float], losses: Sequence[float]) -> None:
+    """The loss on held-out rows, if any, with its best value."""
+    points = [(steps[index], loss) for index, loss in enumerate(losses) if math.isfinite(loss)]
     if not points:
         return
     color = COLORS["untrained"]
@@ -96,7 +100,7 @@ def _measured(axes: Axes, steps: Mapping[str, Sequence[float]]) -> None:
         (step, value),
         xytext=(0, 9),
         textcoords="offset points",
-        ha="right" if step > 0.9 * max(steps["step"]) else "center",
+        ha="right" if step > 0.9 * max(steps) else "center",
         fontweight="bold",
     )
     axes.legend(frameon=False)

@@ -33,6 +33,11 @@ def set_quiet(quiet: bool) -> None:
     _screen.quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether `set_quiet(True)` was said last."""
+    return _screen.quiet
+
+
 def say(text: str) -> None:
     """One status line on stderr, above a live bar where there is one."""
     if _screen.quiet:

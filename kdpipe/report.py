@@ -15,8 +15,10 @@ TABLE, PICTURE = "table.tsv", "report.svg"
 """Files of a report that people are shown."""
 Row = dict[str, str]
 
-_FIRST, _AFTER_METRICS = ("model", "role"), "share_of_teacher"
-_NEEDED = {*_FIRST, _AFTER_METRICS, "parameters", "megabytes", "sentences_per_second", "speed_up"}
+_FIRST = ["model", "role"]
+"""The columns before the metrics."""
+_NUMBERS = ["share_of_teacher", "parameters", "megabytes", "sentences_per_second", "speed_up"]
+"""The columns after the metrics that people are shown."""
 
 
 def comparison(root: Path, students: Sequence[str]) -> list[Row]:
@@ -47,9 +49,8 @@ def show_tables(root: Path, students: Sequence[str], console: Console | None = N
     console = console or Console()
     groups: dict[str, list[str]] = {}
     for student in students:
-        groups.setdefault(_headline(_read(root / "reports" / student / TABLE)[0]), []).append(
-            student
-        )
+        metric = _headline(comparison(root, [student])[0])
+        groups.setdefault(metric, []).append(student)
     for metric, group in groups.items():
         rows = comparison(root, group)
         titles, cells = _cells(rows)
@@ -94,7 +95,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     ]
     lines = []
     for row in rows:
-        share = row[_AFTER_METRICS]
+        share = row["share_of_teacher"]
         lines.append(
             [
                 row["model"],
@@ -129,15 +130,16 @@ def _megabytes(value: float) -> str:
 
 def _read(path: Path) -> list[Row]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        header, *lines = path.read_text("utf-8").splitlines()
+        names = header.split("\t")
+        rows = [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
+        after = names.index(_NUMBERS[0])
+        sound = names[: len(_FIRST)] == _FIRST and names[after : after + len(_NUMBERS)] == _NUMBERS
+        numbers = [float(row[name] or 0) for row in rows for name in _NUMBERS]
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist: run 'kdpipe evaluate'") from None
-    cells = [line.split("\t") for line in lines]
-    header = cells[0] if cells else []
-    if (
-        len(cells) < 2
-        or not set(header) >= _NEEDED
-        or {len(line) for line in cells} != {len(header)}
-    ):
+    except (ValueError, KeyError):
+        sound = False
+    if not (sound and numbers and after > len(_FIRST)):
         raise ArtifactError(f"{path} is damaged: delete it and run 'kdpipe evaluate'")
-    return [dict(zip(header, line, strict=True)) for line in cells[1:]]
+    return rows

@@ -2,7 +2,8 @@
 
 Time counts from token ids to vectors on the CPU; tokenizing is the same for all and left out.
 Models take turns, round after round, and medians of the rounds are kept, so that a disturbance hits
-all of them or is left out. A quick probe decides how many rows fit the time.
+all of them or is left out. A quick probe decides how many rows fit the time. Training does not make
+a model faster: of models of one shape only the last is timed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ from kdpipe.hub import weight_files
 from kdpipe.modules import transformer_folder
 from kdpipe.tasks.subject import HeldOut, Subject
 
-ROUNDS = 5
+ROUNDS, FEWEST_ROUNDS = 9, 3
 MOST_ROWS, FEWEST_ROWS = 2000, 16
 """Rows of the throughput sample."""
+MOST_PROBED = 256
+"""Rows of the longest probe."""
 MOST_SINGLES, FEWEST_SINGLES = 50, 5
 """Rows that are timed one by one."""
 _SHARE = 0.7
 """Of the time, for throughput; the rest is for latency."""
+_NOT_SHAPE = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+"""Config keys that tell where a model comes from."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,14 @@ class _Clock:
 
 def measure(subjects: Sequence[Subject], held_out: HeldOut, seconds: float = 20.0) -> list[Speed]:
     """Speed of each subject on the same held-out rows, in about `seconds` for all together."""
-    sample, singles = _fit(subjects, held_out, seconds)
-    clocks = _time(subjects, sample, singles)
+    shapes = [_shape(subject) for subject in subjects]
+    timed = {shape: subject for shape, subject in zip(shapes, subjects, strict=True)}
+    end = time.perf_counter() + seconds
+    sample, singles = _fit([*timed.values()], held_out, seconds)
+    clocks = dict(zip(timed, _time([*timed.values()], sample, singles, end), strict=True))
     speeds = []
-    for subject, clock in zip(subjects, clocks, strict=True):
+    for subject, shape in zip(subjects, shapes, strict=True):
+        clock = clocks[shape]
         speeds.append(
             Speed(
                 parameters=sum(tensor.numel() for tensor in subject.encoder.parameters()),
@@ -77,7 +86,7 @@ def measure(subjects: Sequence[Subject], held_out: HeldOut, seconds: float = 20.
                 tokens_per_second=len(sample.ids) / clock.batched,
                 latency_p50_ms=1e3 * clock.p50,
                 latency_p95_ms=1e3 * clock.p95,
-                speed_up=clocks[0].batched / clock.batched,
+                speed_up=clocks[shapes[0]].batched / clock.batched,
                 rows=len(sample),
                 dtype=subject.dtype,
                 device=subject.encoder.device.type,
@@ -85,6 +94,15 @@ def measure(subjects: Sequence[Subject], held_out: HeldOut, seconds: float = 20.
             )
         )
     return speeds
+
+
+def _shape(subject: Subject) -> str:
+    """What decides how fast a model is."""
+    weights = [(name, tensor.shape) for name, tensor in subject.encoder.state_dict().items()]
+    head = subject.encoder.head
+    config = subject.encoder.model.config.to_dict()
+    facts = [(key, config[key]) for key in sorted(config) if key not in _NOT_SHAPE]
+    return repr((weights, head.pooling, head.normalize, facts, subject.dtype))
 
 
 def _size(subject: Subject) -> int:
@@ -101,13 +119,17 @@ def _fit(
     subjects: Sequence[Subject], held_out: HeldOut, seconds: float
 ) -> tuple[Tokens, list[Tokens]]:
     """The throughput sample and the rows to time one by one that fit the time; warms models up."""
-    probe = held_out.spread(FEWEST_ROWS).tokens
-    single = held_out.spread(1).tokens
     batched, alone = 0.0, 0.0
     for subject in subjects:
-        _seconds(subject, probe), _seconds(subject, single)
-        batched += _seconds(subject, probe) / len(probe)
-        alone += _seconds(subject, single)
+        # The first pass warms up. Few rows tell too little, but many of a slow model take too long.
+        probe = held_out.spread(FEWEST_ROWS).tokens
+        cost = min(_seconds(subject, probe) for _ in range(2)) / len(probe)
+        if cost * MOST_PROBED < seconds / 20:
+            probe = held_out.spread(MOST_PROBED).tokens
+            cost = _seconds(subject, probe) / len(probe)
+        batched += cost
+        single = held_out.spread(1).tokens
+        alone += min(_seconds(subject, single) for _ in range(3))
     rows = int(_SHARE * seconds / ROUNDS / batched)
     singles = int((1 - _SHARE) * seconds / ROUNDS / alone)
     sample = held_out.spread(min(max(rows, FEWEST_ROWS), MOST_ROWS)).tokens
@@ -115,18 +137,19 @@ def _fit(
     return sample, list(_one_by_one(few))
 
 
-def _time(subjects: Sequence[Subject], sample: Tokens, singles: list[Tokens]) -> list[_Clock]:
-    """Every subject in every round."""
-    batched = np.empty((ROUNDS, len(subjects)))
-    alone = np.empty((ROUNDS, len(subjects), len(singles)))
+def _time(
+    subjects: Sequence[Subject], sample: Tokens, singles: list[Tokens], end: float
+) -> list[_Clock]:
+    """Every subject in every round; fewer rounds where the probe was too hopeful."""
+    batched: list[list[float]] = []
+    alone: list[list[list[float]]] = []
     for turn in range(ROUNDS):
-        for index, subject in enumerate(subjects):
-            batched[turn, index] = _seconds(subject, sample)
-        for index, subject in enumerate(subjects):
-            alone[turn, index] = [_seconds(subject, row) for row in singles]
-    p50, p95 = np.median(np.percentile(alone, [50, 95], axis=2), axis=1)
-    columns = zip(np.median(batched, axis=0).tolist(), p50.tolist(), p95.tolist(), strict=True)
-    return [_Clock(*column) for column in columns]
+        if turn >= FEWEST_ROUNDS and time.perf_counter() > end:
+            break
+        batched.append([_seconds(subject, sample) for subject in subjects])
+        alone.append([[_seconds(subject, row) for row in singles] for subject in subjects])
+    p50, p95 = np.median(np.percentile(alone, [50, 95], axis=2), axis=1).tolist()
+    return [_Clock(*row) for row in zip(np.median(batched, axis=0).tolist(), p50, p95, strict=True)]
 
 
 def _seconds(subject: Subject, tokens: Tokens) -> float:

@@ -130,7 +130,11 @@ def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dic
     return {
         "kdpipe": kdpipe.__version__,
         "student": {"name": name, **student_identity(job.spec)},
-        "teacher": {"model": job.teacher.spec.model, "identity": job.teacher.identity},
+        "teacher": {
+            "model": job.teacher.spec.model,
+            "identity": job.teacher.identity,
+            "license": card.license_of(job.teacher.folder),
+        },
         "corpus": {
             "rows": facts.rows,
             "held_out": facts.held_out,

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from kdpipe.pipeline import Pipeline
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ONE_AND_THE_SAME = 1.0
+"""Seconds in which signals count once: many senders signal the process and its group."""
 
 
 def repro(
@@ -38,6 +41,7 @@ def repro(
     Example: kdpipe repro pipelines/demo.yaml
     """
     from kdpipe.pipeline import load_pipeline
+    from kdpipe.progress import is_quiet
 
     root = Path()
     words = [word for word in (pipeline, *(targets or [])) if word is not None]
@@ -47,7 +51,7 @@ def repro(
     dvc, environment = _dvc()
     chosen = _write_dvc_yaml(loaded, path, root, words)
     _ensure_project(root, dvc, environment)
-    code = _run([*dvc, "repro", *chosen], environment)
+    code = _run([*dvc, "repro", *(["-q"] if is_quiet() else []), *chosen], environment)
     if code:
         raise typer.Exit(code)
     made = [name for name in loaded.students if (root / f"reports/{name}/table.tsv").is_file()]
@@ -131,19 +135,21 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     """Run a command and all that it starts to the end, also when this process is told to end.
 
     DVC dies of SIGTERM and leaves its stage running; on SIGINT it waits for the stage, which keeps
-    what is finished. So every signal goes to the whole group as SIGINT, and is obeyed here after.
+    what is finished. So a signal goes to the whole group as SIGINT, and is obeyed here after that.
     What the command prints is progress, so it goes to stderr.
     """
     ignored = {number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
-    caught: list[int] = []
+    caught: list[tuple[int, float]] = []
     children: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if number not in ignored:
-            caught.append(number)
-            for child in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGINT if len(caught) == 1 else signal.SIGTERM)
+        now = time.monotonic()
+        if number in ignored or (caught and now - caught[-1][1] < _ONE_AND_THE_SAME):
+            return
+        caught.append((number, now))
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGINT if len(caught) == 1 else signal.SIGTERM)
 
     # Handlers first: a child inherits an ignored signal, but not a handler.
     before = {number: signal.signal(number, forward) for number in _SIGNALS}
@@ -156,5 +162,5 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if caught:
-        signal.raise_signal(caught[0])
+        signal.raise_signal(caught[0][0])
     return code

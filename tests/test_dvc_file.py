@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,9 +308,11 @@ def test_dvc_runs_what_is_out_of_date_and_nothing_else(
     assert repro("train-small") == [*upstream, "train-small"]
     assert sorted(repro()) == sorted(set(everything) - {*upstream, "train-small"})
 
-    started = time.monotonic()
+    before = os.times()
     assert repro() == []
-    assert time.monotonic() - started < 2
+    after = os.times()
+    seconds = sum(after[2:4]) - sum(before[2:4])  # of its processor: other work does not count
+    assert 0.05 < seconds < 2
 
     edit("# The demo.\n", "# Only a comment, and a speed.\n")
     edit("tokens_per_batch: 512", "tokens_per_batch: 1024")
@@ -340,7 +338,8 @@ def test_dvc_shows_the_metrics_and_the_picture(
     assert "reports/small/metrics.json" in shown
     done = _dvc(project, "plots", "show")
     assert done.returncode == 0
-    assert "data:image/svg" in (project / "dvc_plots" / "index.html").read_text("utf-8")
+    page = (project / "dvc_plots" / "index.html").read_text("utf-8")
+    assert 'reports_small_report.svg"' in page
 
 
 def test_after_a_failure_the_manifest_of_before_is_still_there(

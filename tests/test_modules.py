@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_teacher_folder
 
 from kdpipe import modules
 from kdpipe.errors import ArtifactError
 from kdpipe.modules import HeadSpec, encoder_identity, head_of, modules_of, own_limit
+from tests.tiny import tiny_teacher_folder
 
 
 def write(path: Path, value: object) -> None:
@@ -172,8 +172,8 @@ def test_a_damaged_list_of_modules_is_refused(tmp_path: Path, text: str, reason:
             {"prompts": {"query": "q: ", "document": "d: "}, "default_prompt_name": "document"},
             "d: ",
         ),
-        ({"prompts": {"query": "q: "}, "default_prompt_name": None}, ""),
-        ({"prompts": {}, "default_prompt_name": "query"}, ""),
+        ({"prompts": {"q": "ask: "}, "default_prompt_name": None}, ""),
+        ({"prompts": {}, "default_prompt_name": "q"}, ""),
         ({}, ""),
     ],
 )

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import SENTENCES, tiny_teacher_folder, tiny_tokenizer
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
@@ -16,6 +15,7 @@ from transformers import AutoTokenizer
 from kdpipe.activations import Tokens
 from kdpipe.errors import ArtifactError
 from kdpipe.tokenizer import Encoded, load_tokenizer
+from tests.tiny import SENTENCES, tiny_teacher_folder, tiny_tokenizer
 
 TEXTS = [*SENTENCES[:8], "", "Zebra (42)!", "the cat " * 40]
 PAIRS = [

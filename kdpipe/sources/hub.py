@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdpipe.errors import ArtifactError, StorageError, UsageError, explain
-from kdpipe.sources.files import Columns, Text, first_line
+from kdpipe.sources.columns import Columns, Text
+from kdpipe.sources.formats import first_line
 from kdpipe.sources.row import Row
 
 

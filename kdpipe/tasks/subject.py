@@ -88,7 +88,7 @@ def embed_texts(subject: Subject, texts: list[str]) -> Vectors:
     tokens = Tokens(
         torch.from_numpy(encoded.ids),
         torch.from_numpy(encoded.lengths),
-        prompt_tokens=subject.tokenizer.count(prompt) if prompt else 0,
+        prompt_tokens=subject.tokenizer.count(prompt),
     )
     return _embed(subject, tokens)
 

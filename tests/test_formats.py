@@ -1,0 +1,457 @@
+"""A reader made from docs/formats.md alone reads what kdpipe wrote; kdpipe only writes here.
+
+Legend: R rows of a block, N their tokens, V vectors, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc
+import pytest
+import xxhash
+from kdpipe.stages.cache_teacher import cache_teacher
+from kdpipe.stages.tokenize_corpus import tokenize
+from kdpipe.stages.train_student import train as train_student
+
+from kdpipe import artifact, checkpoint, corpus, job, train, write_corpus
+from kdpipe.activations import Needs
+from kdpipe.errors import ArtifactError
+from kdpipe.project import Project
+from tests.pieces import new_project, sentences, write_yaml
+
+Json = dict[str, Any]
+Array = npt.NDArray[Any]
+
+PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
+STORAGES = ("fp32", "fp16", "bf16", "int8")
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
+
+
+def read_manifest(folder: Path) -> tuple[Json, str]:
+    """The manifest and the digest of the artifact, after every file was held against it."""
+    data = (folder / "manifest.json").read_bytes()
+    manifest: Json = json.loads(data)
+    assert [*manifest] == ["format", "version", "spec", "inputs", "facts", "files"]
+    assert manifest["version"] == 1
+    for file in manifest["files"]:
+        algorithm, _, digest = file["digest"].partition(":")
+        content = (folder / file["name"]).read_bytes()
+        found = {
+            "xxh3_128": lambda content=content: xxhash.xxh3_128_hexdigest(content),
+            "sha256": lambda content=content: hashlib.sha256(content).hexdigest(),
+        }[algorithm]()
+        assert (len(content), found) == (file["bytes"], digest), file["name"]
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def read_blocks(folder: Path) -> list[pa.Table]:
+    """The blocks of a corpus in their order, one record batch each."""
+    blocks = []
+    for file in read_manifest(folder)[0]["files"]:
+        reader = pa.ipc.open_file(pa.BufferReader((folder / file["name"]).read_bytes()))
+        assert reader.num_record_batches == 1
+        blocks.append(reader.read_all())
+    return blocks
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Array], Json]:
+    """Tensors by name, bf16 as its bits; and the metadata."""
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for name, tensor in header.items():
+        start, end = tensor["data_offsets"]
+        values = np.frombuffer(data[8 + size :][start:end], TYPES[tensor["dtype"]])
+        tensors[name] = values.reshape(tensor["shape"])
+    return tensors, metadata
+
+
+def decode(tensors: dict[str, Array], storage: str) -> Array:
+    """[V, D] fp32."""
+    values = tensors["values"]
+    if storage == "bf16":
+        return (values.astype("<u4") << 16).view("<f4")
+    if storage == "int8":
+        return values.astype("<f4") * tensors["scale"][:, None]
+    return values.astype("<f4")
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def sections() -> dict[str, Any]:
+    """One corpus with repeated rows, a cache for each storage type, one student."""
+    text = {
+        "sources": [{"kind": "files", "files": ["text.txt"]}],
+        "tokenizer": "tiny",
+        "max_seq_length": 32,
+        "validation": 0.1,
+        "seed": 5,
+        "deduplicate": False,
+    }
+    pairs = {
+        "sources": [
+            {
+                "kind": "files",
+                "files": ["pairs.tsv"],
+                "text_column": "first",
+                "text_pair_column": "second",
+                "label_column": "label",
+            }
+        ],
+        "tokenizer": "tiny",
+    }
+    caches = {
+        storage: {
+            "corpus": "text",
+            "teacher": "tiny",
+            "dtype": "fp32",
+            "targets": [
+                {"kind": "hidden", "layers": [2, 0], "storage": storage},
+                {"kind": "embedding", "storage": storage},
+            ],
+        }
+        for storage in STORAGES
+    }
+    student = {
+        "caches": ["fp32"],
+        "model": {"kind": "teacher_layers", "layers": [1, 4]},
+        "objectives": [{"kind": "embedding"}, {"kind": "hidden", "layers": {1: 2}}],
+        "train": {
+            "tokens_per_batch": 256,
+            "bf16": False,
+            "max_steps": 6,
+            "logging_steps": 4,
+            "eval_steps": 3,
+            "save_steps": 2,
+            "learning_rate": 0.5,
+        },
+    }
+    return {"corpora": {"text": text, "pairs": pairs}, "caches": caches, "students": {"s": student}}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A project on disk."""
+
+    root: Path
+    project: Project
+    lines: list[str]
+
+    def folder(self, *names: str) -> Path:
+        return self.root.joinpath("artifacts", *names)
+
+
+def make(root: Path) -> Made:
+    """Every kind of artifact, by the stages themselves."""
+    lines = [*sentences(60), "Zwei F\u00fc\u00dfe im Schnee \u2603", *sentences(60)]
+    place = new_project(root, lines, **sections())
+    pairs = [f"{a}\t{b}\t" for a, b in zip(lines[:40:2], lines[1:40:2], strict=True)]
+    labels = [f"{n / 4}" if n > 9 else "" for n in range(20)]
+    rows = "".join(f"{pair}{label}\n" for pair, label in zip(pairs, labels, strict=True))
+    (root / "pairs.tsv").write_text(f"first\tsecond\tlabel\n{rows}", "utf-8")
+    spec = place.pipeline.identity()
+    spec["caches"].pop("said")
+    path = write_yaml(root / "pipeline.yaml", json.dumps(spec)).relative_to(root)
+    tokenize(path)
+    cache_teacher(path, device="cpu")
+    train_student(path, device="cpu")
+    return Made(root, Project(path, place.pipeline, root), lines)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_corpus, "SMALLEST", 20)
+        patch.setattr(write_corpus, "SPREAD", 250)
+        patch.chdir(root := tmp_path_factory.mktemp("made"))
+        yield make(root)
+
+
+def test_the_chain_of_digests_goes_from_the_text_to_the_student(made: Made) -> None:
+    text, text_digest = read_manifest(made.folder("corpora", "text"))
+    cache, cache_digest = read_manifest(made.folder("caches", "fp32"))
+    student, _ = read_manifest(made.folder("students", "s"))
+    read = xxhash.xxh3_128_hexdigest((made.root / "text.txt").read_bytes())
+    files = hashlib.sha256(canonical([f"xxh3_128:{read}"])).hexdigest()
+    facts = text["facts"]
+    assert text["inputs"] == {
+        "meaning": "1",
+        "source.0": files,
+        "tokenizer": facts["tokenizer"],
+        "prompt": facts["prompt"],
+        "max_seq_length": str(facts["max_seq_length"]),
+    }
+    assert cache["inputs"] == {
+        "meaning": "1",
+        "corpus": text_digest,
+        "teacher": cache["facts"]["teacher"],
+        "dtype": cache["facts"]["dtype"],
+    }
+    assert student["inputs"] == {
+        "meaning": "1",
+        "corpus": text_digest,
+        "cache.fp32": cache_digest,
+    }
+
+
+def test_a_folder_has_what_its_manifest_lists_and_no_more(made: Made) -> None:
+    folders = [*made.folder("corpora").iterdir(), *made.folder("caches").iterdir()]
+    for folder in (*folders, made.folder("students", "s")):
+        listed = {file["name"] for file in read_manifest(folder)[0]["files"]}
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        card = {"README.md"} if folder.parent.name == "students" else set()
+        assert there == listed | card | {"manifest.json"}
+
+
+def test_blocks_are_read_and_their_digests_follow(made: Made) -> None:
+    folder = made.folder("corpora", "text")
+    manifest, _ = read_manifest(folder)
+    facts, blocks = manifest["facts"], read_blocks(folder)
+    key = struct.pack("<q", manifest["spec"]["seed"])
+    row = 0
+    for block, fact in zip(blocks, facts["blocks"], strict=True):
+        assert block.schema.names == ["row", "text_digest", "held_out", "length", "input_ids"]
+        types = [str(field.type) for field in block.schema]
+        ids_type = "list<item: uint16 not null>"
+        assert types == ["int64", "fixed_size_binary[16]", "bool", "int32", ids_type]
+        rows, lengths = block["row"].to_pylist(), block["length"].to_pylist()
+        assert rows == [*range(row, row + fact["rows"])]
+        assert (fact["first_row"], fact["tokens"]) == (row, sum(lengths))
+        assert [len(ids) for ids in block["input_ids"].to_pylist()] == lengths
+        texts = [made.lines[number].encode() for number in rows]
+        digests = [hashlib.blake2b(text, digest_size=16).digest() for text in texts]
+        assert block["text_digest"].to_pylist() == digests
+        drawn = [hashlib.blake2b(digest, digest_size=8, key=key).digest() for digest in digests]
+        limit = int(manifest["spec"]["validation"] * 2**64)
+        held_out = [int.from_bytes(number, "little") < limit for number in drawn]
+        assert block["held_out"].to_pylist() == held_out
+        ids = [token for row_ids in block["input_ids"].to_pylist() for token in row_ids]
+        assert fact["tokens_digest"] == tokens_digest(ids, lengths)
+        row += fact["rows"]
+    assert facts["rows"] == row == len(made.lines)
+    assert facts["held_out"] == sum(sum(block["held_out"].to_pylist()) for block in blocks)
+    for file in manifest["files"]:
+        content = (folder / file["name"]).read_bytes()
+        assert file["name"] == f"block-{xxhash.xxh3_128_hexdigest(content)[:16]}.arrow"
+
+
+def tokens_digest(*arrays: list[int]) -> str:
+    packed = [struct.pack(f"<{1 + len(array)}q", len(array), *array) for array in arrays]
+    return hashlib.sha256(b"".join(packed)).hexdigest()
+
+
+def test_pairs_and_labels_have_columns_of_their_own(made: Made) -> None:
+    folder = made.folder("corpora", "pairs")
+    blocks, facts = read_blocks(folder), read_manifest(folder)[0]["facts"]
+    for block, fact in zip(blocks, facts["blocks"], strict=True):
+        second, lengths = block["second_at"].to_pylist(), block["length"].to_pylist()
+        assert str(block.schema.field("second_at").type) == "int32"
+        assert all(1 < place < length for place, length in zip(second, lengths, strict=True))
+        ids = block["input_ids"].to_pylist()
+        # The token before the second text ends the first one, as the last token of the row does.
+        ends = [(row[place - 1], row[-1]) for row, place in zip(ids, second, strict=True)]
+        assert all(middle == end for middle, end in ends)
+        flat = [token for row in ids for token in row]
+        assert fact["tokens_digest"] == tokens_digest(flat, lengths, second)
+    labels = [label for block in blocks for label in block["label"].to_pylist()]
+    assert labels == [*[None] * 10, *(n / 4 for n in range(10, 20))]
+    assert {str(block.schema.field("label").type) for block in blocks} == {"double"}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_shards_decode_to_what_the_library_reads(made: Made, storage: str) -> None:
+    folder = made.folder("caches", storage)
+    manifest, _ = read_manifest(folder)
+    facts, files = manifest["facts"], manifest["files"]
+    blocks = read_blocks(made.folder("corpora", "text"))
+    asked = [("embedding", None), ("hidden", 0), ("hidden", 2)]
+    questions = [{"part": part, "layer": layer, "storage": storage} for part, layer in asked]
+    assert facts["questions"] == questions
+    assert len(files) == len(blocks) * len(questions)
+    read: dict[tuple[str, int | None], list[Array]] = {place: [] for place in asked}
+    for number, block in enumerate(blocks):
+        for place, question in enumerate(asked):
+            name = files[number * len(questions) + place]["name"]
+            prefix = ".".join(str(word) for word in (*question, storage) if word is not None)
+            assert name.startswith(f"{prefix}-")
+            tensors, metadata = read_safetensors(folder / name)
+            assert not metadata
+            assert {*tensors} == ({"values", "scale"} if storage == "int8" else {"values"})
+            vectors = len(block) if question[0] == "embedding" else sum(block["length"].to_pylist())
+            width = facts["embedding_width" if question[0] == "embedding" else "hidden_width"]
+            assert tensors["values"].shape == (vectors, width)
+            read[question].append(decode(tensors, storage))
+    cache = made.project.cache(storage, made.project.corpus("text"))
+    needs = Needs(embedding=True, hidden=frozenset({0, 2}))
+    said = cache.read(np.arange(facts["rows"]), needs)
+    assert said.embedding is not None
+    assert np.array_equal(np.concatenate(read["embedding", None]), said.embedding.numpy())
+    for layer in (0, 2):
+        assert np.array_equal(np.concatenate(read["hidden", layer]), said.hidden[layer].numpy())
+
+
+def test_the_flat_layout_is_that_of_the_token_ids(made: Made) -> None:
+    """Rows of equal ids, which lie in different blocks, have equal vectors."""
+    folder = made.folder("caches", "fp32")
+    files, blocks = read_manifest(folder)[0]["files"], read_blocks(made.folder("corpora", "text"))
+    seen: dict[tuple[int, ...], Array] = {}
+    for number, block in enumerate(blocks):
+        hidden = read_safetensors(folder / files[number * 3 + 1]["name"])[0]["values"]
+        starts = np.cumsum([0, *block["length"].to_pylist()])
+        for row, ids in enumerate(block["input_ids"].to_pylist()):
+            vectors = hidden[starts[row] : starts[row + 1]]
+            assert len(vectors) == len(ids)
+            assert np.allclose(seen.setdefault(tuple(ids), vectors), vectors, atol=1e-5)
+    assert len(seen) == 61
+
+
+def test_receipts_and_keys_of_the_store(made: Made) -> None:
+    store = made.root / ".kdpipe" / "store"
+    manifest, _ = read_manifest(made.folder("caches", "int8"))
+    blocks = read_manifest(made.folder("corpora", "text"))[0]["facts"]["blocks"]
+    facts = manifest["facts"]
+    names = []
+    for number, file in enumerate(manifest["files"]):
+        question = {
+            "teacher": facts["teacher"],
+            "tokenizer": facts["tokenizer"],
+            "prompt_tokens": 0,
+            "tokens": blocks[number // 3]["tokens_digest"],
+            "dtype": facts["dtype"],
+            "ask": facts["questions"][number % 3],
+        }
+        key = hashlib.sha256(canonical({"format": 1, **question})).hexdigest()
+        place = store / key[:2] / key
+        assert file["name"].endswith(f"-{key[:32]}.safetensors")
+        content = place.with_suffix(".json").read_bytes()
+        receipt = json.loads(content)
+        assert content == canonical(receipt)
+        assert {*receipt} == {"format", "question", "made_by", "bytes", "digest"}
+        assert (receipt["format"], receipt["question"]) == (1, question)
+        assert (receipt["bytes"], receipt["digest"]) == (file["bytes"], file["digest"])
+        shard = made.folder("caches", "int8", file["name"])
+        assert shard.samefile(place.with_suffix(".safetensors"))
+        names.append(file["name"])
+    # The text stands there twice, so some blocks have the same tokens and share their files.
+    assert len({*names}) < len(names)
+    (probe,) = store.glob("teacher-*.json")
+    known = ("difference", "embedding_width", "hidden_width", "layers")
+    assert json.loads(probe.read_bytes()) == {key: facts[key] for key in known}
+
+
+def test_what_is_kdpipes_own_in_a_student(made: Made) -> None:
+    folder = made.folder("students", "s")
+    manifest, _ = read_manifest(folder)
+    story = json.loads((folder / "kdpipe.json").read_bytes())
+    assert story["inputs"] == manifest["inputs"]
+    assert {key: story["student"][key] for key in manifest["spec"]} == manifest["spec"]
+    assert story["training"]["steps"] == manifest["facts"]["steps"] == 6
+    lines = [line.split("\t") for line in (folder / "steps.tsv").read_text("utf-8").splitlines()]
+    first = ["step", "epoch", "loss", "0-embedding", "1-hidden", "learning_rate", "grad_norm"]
+    assert lines[0] == [*first, "tokens", "eval_loss", "eval_cosine"]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert [(row["step"], row["eval_loss"] != "") for row in rows] == [
+        ("3", True),
+        ("4", False),
+        ("6", True),
+    ]
+    widths = (32, 32)
+    best = read_safetensors(folder / "projections.safetensors")[0]
+    shapes = {name: tensor.shape for name, tensor in best.items()}
+    assert shapes == {"1-hidden.1.weight": widths, "1-hidden.1.bias": (32,)}
+    # Such a learning rate makes it worse, so that the best step is not the last one.
+    assert manifest["facts"]["best_step"] == 3
+    last = read_safetensors(folder / "last" / "projections.safetensors")[0]
+    assert not np.array_equal(last["1-hidden.1.weight"], best["1-hidden.1.weight"])
+    weights, metadata = read_safetensors(folder / "last" / "model.safetensors")
+    assert metadata == {"format": "pt"}
+    assert {*weights} == {*read_safetensors(folder / "model.safetensors")[0]}
+
+
+def test_checkpoints(made: Made, tmp_path: Path) -> None:
+    project = made.project
+    found = project.corpus("text")
+    work = job.prepare(project, "s", found, {"fp32": project.cache("fp32", found)}, "cpu")
+    for step in train.fit(work.run):
+        work.log.add(step, full=True)
+        checkpoint.save(tmp_path, work.run, vars(work.log))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
+    newest = tmp_path / "step-00000006"
+    state = json.loads((newest / "state.json").read_bytes())
+    assert {*state} == {"progress", "log", "digests"}
+    assert {*state["digests"]} == {"weights", "optimizer", "best"}
+    for name, digest in state["digests"].items():
+        content = (newest / f"{name}.safetensors").read_bytes()
+        assert digest == f"xxh3_128:{xxhash.xxh3_128_hexdigest(content)}"
+    assert state["progress"]["step"] == 6
+
+
+def test_the_same_bytes_in_another_folder_at_another_time(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    again = make(tmp_path)
+    files = [p for p in made.folder().rglob("*") if p.is_file()]
+    for path in files:
+        other = again.folder() / path.relative_to(made.folder())
+        assert other.read_bytes() == path.read_bytes(), path
+        assert str(made.root).encode() not in path.read_bytes()
+
+
+def test_the_page_names_every_key_and_column(made: Made) -> None:
+    words: set[str] = set()
+    for folder in (("corpora", "pairs"), ("caches", "int8"), ("students", "s")):
+        manifest, _ = read_manifest(made.folder(*folder))
+        names = {*manifest, *manifest["facts"], *manifest["inputs"], *manifest["files"][0]}
+        words |= names - {"cache.fp32"}
+        words |= {*manifest["facts"].get("blocks", [{}])[0]}
+        words |= {*manifest["facts"].get("questions", [{}])[0]}
+    words |= {*read_blocks(made.folder("corpora", "pairs"))[-1].schema.names}
+    words |= {name for name in (made.folder("students", "s") / "steps.tsv").read_text().split()[:8]}
+    words -= {"0-embedding", "1-hidden"}
+    missing = {word for word in words if f"`{word}`" not in PAGE and f'"{word}"' not in PAGE}
+    assert not missing
+
+
+def damaged(manifest: bytes, old: str, new: str) -> bytes:
+    text = manifest.decode()
+    assert old in text
+    return text.replace(old, new, 1).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda data: damaged(data, '"version": 1', '"version": 2'),
+            "has version 2 of kdpipe.corpus",
+        ),
+        (lambda data: damaged(data, "kdpipe.corpus", "kdpipe.cache"), "is a kdpipe.cache, not a"),
+        (lambda data: damaged(data, '"rows"', '"tokens"'), "a key stands twice"),
+        (lambda data: damaged(data, '"held_out": ', '"held_out": NaN, "x": '), "NaN is not JSON"),
+        (lambda data: data.replace(b'"name": "block', b'"name": "../block'), "is damaged"),
+        (lambda data: data + b" " * artifact.MAX_BYTES, "bytes is more than"),
+        (lambda data: damaged(data, '"rows"', '"lines"'), "validation error"),
+    ],
+)
+def test_the_library_refuses_what_the_page_says(
+    made: Made, tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
+    data = (made.folder("corpora", "pairs") / "manifest.json").read_bytes()
+    (tmp_path / "manifest.json").write_bytes(change(data))
+    with pytest.raises(ArtifactError, match=message):
+        corpus.open_corpus(tmp_path)
