@@ -7,9 +7,13 @@ Token-level values are flat, `[N, D]`, in the order of the rows, with `lengths [
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from kdpipe.tokenizer import Encoded
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,13 @@ class Tokens:
     prompt_tokens: int = 0
     """Tokens of the prompt at the head of each row, which some models do not pool."""
 
+    @classmethod
+    def of(cls, rows: Encoded, prompt_tokens: int) -> Tokens:
+        """The rows that a tokenizer or a corpus gives, as tensors."""
+        second_at = None if rows.second_at is None else torch.from_numpy(rows.second_at)
+        ids, lengths = torch.from_numpy(rows.ids), torch.from_numpy(rows.lengths)
+        return cls(ids, lengths, second_at, prompt_tokens)
+
     def __len__(self) -> int:
         return self.lengths.numel()
 
@@ -53,6 +64,18 @@ class Tokens:
         second_at = None if self.second_at is None else self.second_at.to(device, non_blocking=True)
         ids, lengths = (x.to(device, non_blocking=True) for x in (self.ids, self.lengths))
         return Tokens(ids, lengths, second_at, self.prompt_tokens)
+
+    def take(self, rows: Tensor) -> Tokens:
+        """Chosen rows `[R]`, in the order asked for."""
+        lengths = self.lengths[rows]
+        second_at = None if self.second_at is None else self.second_at[rows]
+        return Tokens(self.ids[self.places(rows)], lengths, second_at, self.prompt_tokens)
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where in `ids` the tokens of chosen rows are, row after row."""
+        ends, lengths = self.lengths.cumsum(0), self.lengths[rows]
+        shift = ends[rows] - lengths.cumsum(0)
+        return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
 
     def mask(self) -> Tensor:
         """[B, T] bool: which places of the padded form are real tokens."""

@@ -19,6 +19,7 @@ import pyarrow as pa
 from kdpipe import artifact, io
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
+from kdpipe.tokenizer import Encoded
 
 KIND = "kdpipe.corpus"
 REMEDY = "run 'kdpipe tokenize'"
@@ -119,7 +120,7 @@ class Corpus:
             raise ArtifactError(f"{path} is not a corpus block ({error}): {REMEDY} again") from None
         return _views(table)
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Gathered:
+    def gather(self, rows: npt.NDArray[np.int64]) -> Encoded:
         """Rows in any order, copied together."""
         ids, lengths, second_at = [], np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         pairs = False
@@ -132,27 +133,15 @@ class Corpus:
             pairs = pairs or block.second_at is not None
             second_at[index] = lengths[index] if block.second_at is None else block.second_at[place]
         flat = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        return Gathered(flat.astype(np.int64), lengths, second_at if pairs else None)
+        return Encoded(flat.astype(np.int64), lengths, second_at if pairs else None)
 
-    def all_of(self, index: int) -> Gathered:
+    def all_of(self, index: int) -> Encoded:
         """All rows of one block, in their order."""
         block = self.block(index)
         second_at = None if block.second_at is None else block.second_at.astype(np.int64)
-        return Gathered(
+        return Encoded(
             block.ids.astype(np.int64), np.diff(block.starts).astype(np.int64), second_at
         )
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """Rows of token ids, flat."""
-
-    ids: npt.NDArray[np.int64]
-    """[N]."""
-    lengths: npt.NDArray[np.int64]
-    """[R]."""
-    second_at: npt.NDArray[np.int64] | None
-    """[R]; None without pairs."""
 
 
 def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:

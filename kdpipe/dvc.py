@@ -1,7 +1,8 @@
 """A pipeline file as DVC sees it: the complete dvc.yaml, one stage for each entry, no templates.
 
-DVC tracks manifests (small, with digests of all behind them), the keys of the pipeline file that
-decide what a stage makes, and the version of the stage, which stands in its command.
+DVC tracks manifests (small, with digests of all behind them), whole sections of the pipeline file (a
+stage whose section changed without consequence finds its output up to date), and the version of the
+stage, which stands in its command.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdpipe import io, versions
-from kdpipe.config import nearest, read_yaml
+from kdpipe.config import nearest
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.pipeline import Pipeline
 from kdpipe.students import FromCheckpoint
@@ -24,12 +25,10 @@ Stage = dict[str, Any]
 FILE = "dvc.yaml"
 
 _HEADER = "# Written by 'kdpipe repro' from {}: edit that file, not this one."
-_HINT = "# Where keys were added to that file, 'kdpipe repro' has to come before 'dvc repro'."
+_HINT = "# Where entries were added to that file, 'kdpipe repro' has to come before 'dvc repro'."
 _OURS = re.compile(re.escape(_HEADER).replace(r"\{\}", "(.+)"))
 # DVC removes what is not persistent before a stage runs, and copies what is cached.
 _KEPT = {"cache": False, "persist": True}
-_SPEED_ONLY: set[str] = set()
-_TRAINING = ("caches", "model", "embedding_size", "objectives", "train")
 _IGNORED = {".gitignore": ("/artifacts/", "/.kdpipe/"), ".dvcignore": ("/.kdpipe/",)}
 
 
@@ -37,8 +36,6 @@ class _Plan(NamedTuple):
     pipeline: Pipeline
     file: str
     """The pipeline file, relative to the root."""
-    raw: dict[str, Any]
-    """What the file says: DVC stops at a tracked key that is not in it."""
     root: Path
 
 
@@ -68,7 +65,7 @@ def written_from(text: str) -> str | None:
 
 def stages(pipeline: Pipeline, path: Path, root: Path) -> dict[str, Stage]:
     """The stages of dvc.yaml by name, such as `train-small`; raises as `dvc_yaml` does."""
-    plan = _Plan(pipeline, _inside(path, root), read_yaml(path), root)
+    plan = _Plan(pipeline, _inside(path, root), root)
     parts: list[tuple[str, Iterable[str], Callable[[_Plan, str], Stage]]] = [
         ("tokenize", pipeline.corpora, _tokenize),
         ("cache-teacher", pipeline.caches, _cache_teacher),
@@ -113,8 +110,7 @@ def _cache_teacher(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.caches[name]
     deps = [f"artifacts/corpora/{spec.corpus}/manifest.json"]
     deps += _folder(plan, plan.pipeline.teachers[spec.teacher].model)
-    wanted = [key for key in type(spec).model_fields if key not in _SPEED_ONLY]
-    keys = [*_present(plan, f"caches.{name}", wanted), f"teachers.{spec.teacher}"]
+    keys = [f"caches.{name}", f"teachers.{spec.teacher}"]
     outs = [f"artifacts/caches/{name}/manifest.json"]
     return _stage(plan, "cache-teacher", versions.CACHE_TEACHER, name, deps, keys, outs=outs)
 
@@ -126,8 +122,7 @@ def _train(plan: _Plan, name: str) -> Stage:
     if isinstance(spec.model, FromCheckpoint):
         models.append(spec.model.model)
     deps = [*_inputs(plan, name), *(path for model in models for path in _folder(plan, model))]
-    keys = _present(plan, f"students.{name}", _TRAINING)
-    keys += [f"teachers.{teacher}" for teacher in teachers]
+    keys = [f"students.{name}", *(f"teachers.{teacher}" for teacher in teachers)]
     outs = [f"artifacts/students/{name}/manifest.json"]
     return _stage(plan, "train", versions.TRAIN, name, deps, keys, outs=outs)
 
@@ -136,7 +131,6 @@ def _evaluate(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.students[name]
     files = _given(plan, (path for task in spec.evaluate for path in task.files()))
     deps = [f"artifacts/students/{name}/manifest.json", *_inputs(plan, name), *files]
-    keys = _present(plan, f"students.{name}", ("evaluate",))
     made = {
         kind: [f"reports/{name}/{file}" for file in files]
         for kind, files in {
@@ -145,7 +139,7 @@ def _evaluate(plan: _Plan, name: str) -> Stage:
             "plots": ["report.svg"],
         }.items()
     }
-    return _stage(plan, "evaluate", versions.EVALUATE, name, deps, keys, **made)
+    return _stage(plan, "evaluate", versions.EVALUATE, name, deps, [f"students.{name}"], **made)
 
 
 def _stage(
@@ -174,11 +168,6 @@ def _inputs(plan: _Plan, student: str) -> list[str]:
         *(f"artifacts/caches/{cache}/manifest.json" for cache in caches),
         *(f"artifacts/corpora/{corpus}/manifest.json" for corpus in corpora),
     ]
-
-
-def _present(plan: _Plan, section: str, wanted: Iterable[str]) -> list[str]:
-    first, name = section.split(".")
-    return [f"{section}.{key}" for key in wanted if key in plan.raw[first][name]]
 
 
 def _given(plan: _Plan, paths: Iterable[str]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -134,16 +133,11 @@ def observe(encoder: Encoder, tokens: Tokens, needs: Needs, dtype: Dtype) -> Act
 
 def embed(encoder: Encoder, tokens: Tokens, dtype: Dtype, tokens_per_batch: int = 4096) -> Tensor:
     """[B, D] fp32 on the CPU: embeddings of any number of rows, in their order."""
-    lengths = tokens.lengths.numpy()
-    starts = np.concatenate([[0], np.cumsum(lengths)])
     result = torch.empty(len(tokens), encoder.dims.embedding)
-    for batch in by_length(lengths, tokens_per_batch):
-        ids = torch.cat([tokens.ids[starts[row] : starts[row + 1]] for row in batch])
-        second_at = None if tokens.second_at is None else tokens.second_at[batch]
-        part = Tokens(ids, tokens.lengths[batch], second_at, tokens.prompt_tokens)
-        vectors = observe(encoder, part, Needs(embedding=True), dtype).embedding
+    for batch in map(torch.from_numpy, by_length(tokens.lengths.numpy(), tokens_per_batch)):
+        vectors = observe(encoder, tokens.take(batch), Needs(embedding=True), dtype).embedding
         assert vectors is not None
-        result[torch.from_numpy(batch)] = vectors.cpu()
+        result[batch] = vectors.cpu()
     return result
 
 

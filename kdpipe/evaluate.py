@@ -58,14 +58,16 @@ def evaluate(
         ArtifactError: no held-out rows, or a file of a task is missing or wrong.
         NonFiniteError: a model gives NaN or Inf.
     """
-    mains = _mains(tasks)
+    # What people judged comes before what the teacher says.
+    ordered = sorted(tasks, key=lambda task: isinstance(task, Fidelity))
+    mains = _mains(ordered)
     if len(held_out.tokens) == 0:
         raise ArtifactError(
             "the corpus has no held-out rows to measure on: raise 'validation' of the corpus"
         )
     quality: dict[str, dict[str, float]] = {}
     for role, subject in zip(ROLES, subjects, strict=True):
-        scores = [task.score(subject, held_out, root).items() for task in tasks]
+        scores = [task.score(subject, held_out, root).items() for task in ordered]
         quality[role] = {key: _rounded(value) for items in scores for key, value in items}
     speed = dict(zip(ROLES, measure(subjects, held_out, seconds), strict=True))
     names = {role: subject.name for role, subject in zip(ROLES, subjects, strict=True)}
@@ -123,9 +125,8 @@ def markdown(report: Report) -> str:
 
 
 def _mains(tasks: Sequence[Task]) -> tuple[str, ...]:
-    """Main metrics: what people judged before what the teacher says."""
-    ordered = sorted(tasks, key=lambda task: isinstance(task, Fidelity))
-    mains = tuple(task.main for task in ordered)
+    """The main metric of each task."""
+    mains = tuple(task.main for task in tasks)
     if not mains:
         raise UsageError("there is no task to measure by: add {kind: fidelity} to 'evaluate'")
     for main in mains:

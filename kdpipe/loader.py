@@ -39,14 +39,7 @@ def read_batch(
     corpus: Corpus, caches: Mapping[str, Cache], needs: Mapping[str, Needs], rows: Rows
 ) -> Batch:
     """One batch on the CPU; raises ArtifactError where a file is not what its manifest says."""
-    found = corpus.gather(rows)
-    second_at = None if found.second_at is None else torch.from_numpy(found.second_at)
-    tokens = Tokens(
-        torch.from_numpy(found.ids),
-        torch.from_numpy(found.lengths),
-        second_at,
-        corpus.facts.prompt_tokens,
-    )
+    tokens = Tokens.of(corpus.gather(rows), corpus.facts.prompt_tokens)
     return Batch(tokens, {name: caches[name].read(rows, asked) for name, asked in needs.items()})
 
 

@@ -9,7 +9,7 @@ a model faster: of models of one shape only the last is timed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,7 +134,7 @@ def _fit(
     singles = int((1 - _SHARE) * seconds / ROUNDS / alone)
     sample = held_out.spread(min(max(rows, FEWEST_ROWS), MOST_ROWS)).tokens
     few = held_out.spread(min(max(singles, FEWEST_SINGLES), MOST_SINGLES)).tokens
-    return sample, list(_one_by_one(few))
+    return sample, [few.take(torch.tensor([row])) for row in range(len(few))]
 
 
 def _time(
@@ -156,10 +156,3 @@ def _seconds(subject: Subject, tokens: Tokens) -> float:
     start = time.perf_counter()
     embed(subject.encoder, tokens, subject.dtype)
     return time.perf_counter() - start
-
-
-def _one_by_one(tokens: Tokens) -> Iterator[Tokens]:
-    parts = torch.tensor_split(tokens.ids, tokens.lengths.cumsum(0)[:-1])
-    for row, ids in enumerate(parts):
-        second_at = None if tokens.second_at is None else tokens.second_at[row : row + 1]
-        yield Tokens(ids, tokens.lengths[row : row + 1], second_at, tokens.prompt_tokens)

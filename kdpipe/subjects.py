@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from kdpipe.activations import Needs, Tokens
 from kdpipe.cache import Cache
@@ -58,14 +57,7 @@ def held_out(corpus: Corpus, cache: Cache) -> HeldOut:
         raise ArtifactError(
             f"{cache.folder} has no embeddings to compare with: add a target of kind: embedding"
         )
-    found = corpus.gather(rows)
-    second_at = None if found.second_at is None else torch.from_numpy(found.second_at)
-    tokens = Tokens(
-        torch.from_numpy(found.ids),
-        torch.from_numpy(found.lengths),
-        second_at,
-        corpus.facts.prompt_tokens,
-    )
+    tokens = Tokens.of(corpus.gather(rows), corpus.facts.prompt_tokens)
     said = cache.read(rows, Needs(embedding=True)).embedding
     assert said is not None
     return HeldOut(tokens, said.numpy())

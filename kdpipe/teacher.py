@@ -7,7 +7,7 @@ the block and of the token budget, so a block computed again on the same kind of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from kdpipe import artifact, cache, io, storage
 from kdpipe.activations import Activations, Needs, Tokens
 from kdpipe.batches import by_length
 from kdpipe.cache import CacheFacts, Difference
-from kdpipe.corpus import BlockFacts, Corpus, Gathered
+from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype
 from kdpipe.encoder import Encoder, observe
 from kdpipe.errors import NonFiniteError
@@ -31,8 +31,9 @@ from kdpipe.pipeline import CacheSpec
 from kdpipe.store import Store
 from kdpipe.targets import Question
 
-_SAMPLE = 64
-"""Rows on which the compute dtype is compared with fp32."""
+_SAMPLE = 4
+"""Batches of the first block, from short to long rows, that show how the dtype differs from fp32."""
+_PROBE_SECONDS = 2.0
 _BUDGET = {"cpu": 1024}
 """Padded tokens in a forward pass; measured best for small encoders with short rows on 2 cores."""
 
@@ -182,31 +183,26 @@ def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> No
 
 
 def read_block(asking: Asking, index: int, encoder: Encoder, needs: Needs) -> Activations:
-    """What the teacher says about one block: rows in the order of the corpus, values fp32 on the CPU."""
-    rows = asking.corpus.all_of(index)
-    prompt_tokens = asking.corpus.facts.prompt_tokens
-    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
-    embedding = torch.empty(len(rows.lengths), encoder.dims.embedding) if needs.embedding else None
+    """What the teacher says about one block: rows as in the corpus, values fp32 on the CPU."""
+    rows, batches = plan_block(asking, index, encoder.device)
+    embedding = torch.empty(len(rows), encoder.dims.embedding) if needs.embedding else None
     hidden = {layer: torch.empty(len(rows.ids), encoder.dims.hidden) for layer in needs.hidden}
-    for batch, tokens in _batches(rows, starts, prompt_tokens, budget(asking.spec, encoder.device)):
-        said = observe(encoder, tokens, needs, asking.dtype)
+    for batch in batches:
+        said = observe(encoder, rows.take(batch), needs, asking.dtype)
         if embedding is not None and said.embedding is not None:
-            embedding[torch.from_numpy(batch)] = said.embedding.cpu()
+            embedding[batch] = said.embedding.cpu()
         if hidden:
-            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in batch])
+            places = rows.places(batch)
             for layer, values in said.hidden.items():
-                hidden[layer][torch.from_numpy(places)] = values.cpu()
-    return Activations(torch.from_numpy(rows.lengths), embedding, hidden)
+                hidden[layer][places] = values.cpu()
+    return Activations(rows.lengths, embedding, hidden)
 
 
-def _batches(
-    rows: Gathered, starts: np.ndarray[Any, Any], prompt_tokens: int, tokens_per_batch: int
-) -> Iterator[tuple[np.ndarray[Any, Any], Tokens]]:
-    for batch in by_length(rows.lengths, tokens_per_batch):
-        ids = np.concatenate([rows.ids[starts[row] : starts[row + 1]] for row in batch])
-        second_at = None if rows.second_at is None else torch.from_numpy(rows.second_at[batch])
-        lengths = torch.from_numpy(rows.lengths[batch])
-        yield batch, Tokens(torch.from_numpy(ids), lengths, second_at, prompt_tokens)
+def plan_block(asking: Asking, index: int, device: torch.device) -> tuple[Tokens, list[Tensor]]:
+    """The rows of a block, and which of them go through the teacher together, shortest first."""
+    rows = Tokens.of(asking.corpus.all_of(index), asking.corpus.facts.prompt_tokens)
+    plan = by_length(rows.lengths.numpy(), budget(asking.spec, device))
+    return rows, [torch.from_numpy(batch) for batch in plan]
 
 
 def _needs(questions: list[Question]) -> Needs:
@@ -219,11 +215,9 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
     dims = encoder.dims
     difference = None
     if asking.dtype != "fp32":
-        sample = min(_SAMPLE, asking.corpus.facts.blocks[0].rows)
-        rows = asking.corpus.gather(np.arange(sample))
-        starts = np.concatenate([[0], np.cumsum(rows.lengths)])
-        batches = [b for _, b in _batches(rows, starts, asking.corpus.facts.prompt_tokens, 1024)]
-        exact, used = (_embeddings(encoder, batches, dtype) for dtype in ("fp32", asking.dtype))
+        rows, batches = plan_block(asking, 0, encoder.device)
+        sample = [rows.take(batch) for batch in batches[:: max(1, len(batches) // _SAMPLE)]]
+        exact, used = (_embeddings(encoder, sample, dtype) for dtype in ("fp32", asking.dtype))
         difference = Difference(
             rows=len(exact),
             min_cosine=round(float(functional.cosine_similarity(exact, used).min()), 5),
@@ -258,20 +252,17 @@ def _refuse_non_finite(
     )
 
 
-def seconds_per_token(
-    asking: Asking, todo: list[Todo], encoder: Encoder, seconds: float = 2.0
-) -> float:
-    """Measured on batches of the first missing block, for about so many seconds."""
-    rows = asking.corpus.all_of(todo[0].index)
-    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
-    size = budget(asking.spec, encoder.device)
-    batches = [b for _, b in _batches(rows, starts, asking.corpus.facts.prompt_tokens, size)]
-    observe(encoder, batches[0], _needs(todo[0].questions), asking.dtype)
+def seconds_per_token(asking: Asking, todo: list[Todo], encoder: Encoder) -> float:
+    """Measured for about two seconds on batches of the first missing block."""
+    rows, batches = plan_block(asking, todo[0].index, encoder.device)
+    needs = _needs(todo[0].questions)
+    observe(encoder, rows.take(batches[0]), needs, asking.dtype)
     begin, tokens = time.perf_counter(), 0
     # From all over the block: short and long rows cost differently.
     for place in np.random.default_rng(0).permutation(len(batches)):
-        observe(encoder, batches[place], _needs(todo[0].questions), asking.dtype)
-        tokens += len(batches[place].ids)
-        if time.perf_counter() - begin > seconds:
+        batch = rows.take(batches[place])
+        observe(encoder, batch, needs, asking.dtype)
+        tokens += len(batch.ids)
+        if time.perf_counter() - begin > _PROBE_SECONDS:
             break
     return (time.perf_counter() - begin) / tokens

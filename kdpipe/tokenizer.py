@@ -32,8 +32,8 @@ class Encoded:
     """[N]."""
     lengths: npt.NDArray[np.int64]
     """[B]."""
-    second_at: npt.NDArray[np.int64]
-    """[B]: where token type 1 begins, the second text of a pair; the row's length without one."""
+    second_at: npt.NDArray[np.int64] | None
+    """[B]: where token type 1 begins, the second text of a pair; None without pairs."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,11 @@ class Tokenizer:
         ids = np.concatenate(
             [np.asarray(row.ids, np.int64) for row in rows] or [np.empty(0, np.int64)]
         )
-        second_at = lengths.copy()
-        for index, text in enumerate(texts):
-            types = rows[index].type_ids if not isinstance(text, str) else ()
-            if 1 in types:
-                second_at[index] = types.index(1)
-        return Encoded(ids, lengths, second_at)
+        if all(isinstance(text, str) for text in texts):
+            return Encoded(ids, lengths, None)
+        # A family that gives both texts of a pair the same type has none of type 1.
+        firsts = (types.index(1) if 1 in types else len(types) for types in (r.type_ids for r in rows))
+        return Encoded(ids, lengths, np.fromiter(firsts, np.int64, len(rows)))
 
     def count(self, prompt: str) -> int:
         """Tokens that a prompt takes at the head of a row, leading special tokens included."""

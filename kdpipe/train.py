@@ -135,12 +135,12 @@ def fit(run: Run) -> Iterator[Step]:
     every = spec.eval_steps or per_epoch
     needs = run.terms.needs_of_teachers()
     forward = torch.compile(run.student, dynamic=True) if spec.torch_compile else run.student
-    plan = itertools.islice(_plan(run, run.progress.step), total - run.progress.step)
+    groups = itertools.islice(plan(run, run.progress.step), total - run.progress.step)
 
     def read(group: list[Rows]) -> list[Batch]:
         return [read_batch(run.corpus, run.caches, needs, rows) for rows in group]
 
-    for batches in read_ahead(plan, read):
+    for batches in read_ahead(groups, read):
         number = run.progress.step + 1
         step = _step(run, forward, batches, number, total, number / per_epoch)
         run.progress.step = number
@@ -251,7 +251,7 @@ def _measure_and_keep(run: Run, number: int) -> dict[str, float]:
     return measured
 
 
-def _plan(run: Run, done: int) -> Iterator[list[Rows]]:
+def plan(run: Run, done: int) -> Iterator[list[Rows]]:
     """The batches of each step, from step `done` on."""
     size = run.spec.gradient_accumulation_steps
     for epoch in itertools.count():

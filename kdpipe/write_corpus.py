@@ -156,7 +156,8 @@ class _Writer:
             block = self._rows
             block.ids.append(ids)
             block.lengths.append(lengths[index])
-            block.second_at.append(int(encoded.second_at[index]))
+            if encoded.second_at is not None:
+                block.second_at.append(int(encoded.second_at[index]))
             block.digests.append(digest)
             block.held_out.append(self._is_held_out(digest))
             block.labels.append(row.label)

@@ -92,6 +92,7 @@ def test_all_three_are_measured_by_all_tasks(tmp_path: Path) -> None:
         expected = {key: round(value, 6) for part in scores for key, value in part.items()}
         assert report.quality[role] == expected
     assert report.quality["teacher"]["fidelity.cosine"] == 1.0
+    assert next(iter(report.quality["teacher"])) == "sts.spearman"
     assert report.quality["student"] != report.quality["untrained"]
     assert "fidelity.cosine" not in report.quality["student"]
 

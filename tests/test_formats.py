@@ -1,7 +1,4 @@
-"""A reader made from docs/formats.md alone reads what kdpipe wrote; kdpipe only writes here.
-
-Legend: R rows of a block, N their tokens, V vectors, D width.
-"""
+"""The reader in tests/reader.py, made from docs/formats.md alone, reads what kdpipe wrote."""
 
 from __future__ import annotations
 
@@ -14,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.ipc
 import pytest
 import xxhash
 from kdpipe.stages.cache_teacher import cache_teacher
@@ -28,68 +22,18 @@ from kdpipe.activations import Needs
 from kdpipe.errors import ArtifactError
 from kdpipe.project import Project
 from tests.pieces import new_project, sentences, write_yaml
-
-Json = dict[str, Any]
-Array = npt.NDArray[Any]
+from tests.reader import (
+    Array,
+    canonical,
+    decode,
+    read_blocks,
+    read_manifest,
+    read_safetensors,
+    tokens_digest,
+)
 
 PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
 STORAGES = ("fp32", "fp16", "bf16", "int8")
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
-
-
-def read_manifest(folder: Path) -> tuple[Json, str]:
-    """The manifest and the digest of the artifact, after every file was held against it."""
-    data = (folder / "manifest.json").read_bytes()
-    manifest: Json = json.loads(data)
-    assert [*manifest] == ["format", "version", "spec", "inputs", "facts", "files"]
-    assert manifest["version"] == 1
-    for file in manifest["files"]:
-        algorithm, _, digest = file["digest"].partition(":")
-        content = (folder / file["name"]).read_bytes()
-        found = {
-            "xxh3_128": lambda content=content: xxhash.xxh3_128_hexdigest(content),
-            "sha256": lambda content=content: hashlib.sha256(content).hexdigest(),
-        }[algorithm]()
-        assert (len(content), found) == (file["bytes"], digest), file["name"]
-    return manifest, hashlib.sha256(data).hexdigest()
-
-
-def read_blocks(folder: Path) -> list[pa.Table]:
-    """The blocks of a corpus in their order, one record batch each."""
-    blocks = []
-    for file in read_manifest(folder)[0]["files"]:
-        reader = pa.ipc.open_file(pa.BufferReader((folder / file["name"]).read_bytes()))
-        assert reader.num_record_batches == 1
-        blocks.append(reader.read_all())
-    return blocks
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Array], Json]:
-    """Tensors by name, bf16 as its bits; and the metadata."""
-    data = path.read_bytes()
-    (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + size])
-    metadata = header.pop("__metadata__", {})
-    tensors = {}
-    for name, tensor in header.items():
-        start, end = tensor["data_offsets"]
-        values = np.frombuffer(data[8 + size :][start:end], TYPES[tensor["dtype"]])
-        tensors[name] = values.reshape(tensor["shape"])
-    return tensors, metadata
-
-
-def decode(tensors: dict[str, Array], storage: str) -> Array:
-    """[V, D] fp32."""
-    values = tensors["values"]
-    if storage == "bf16":
-        return (values.astype("<u4") << 16).view("<f4")
-    if storage == "int8":
-        return values.astype("<f4") * tensors["scale"][:, None]
-    return values.astype("<f4")
-
-
-def canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def sections() -> dict[str, Any]:
@@ -129,7 +73,11 @@ def sections() -> dict[str, Any]:
     student = {
         "caches": ["fp32"],
         "model": {"kind": "teacher_layers", "layers": [1, 4]},
-        "objectives": [{"kind": "embedding"}, {"kind": "hidden", "layers": {1: 2}}],
+        # The negative weight leads away from the teacher: the best step is not the last one.
+        "objectives": [
+            {"kind": "embedding", "weight": -1.0},
+            {"kind": "hidden", "layers": {1: 2}, "weight": 0.01},
+        ],
         "train": {
             "tokens_per_batch": 256,
             "bf16": False,
@@ -137,7 +85,8 @@ def sections() -> dict[str, Any]:
             "logging_steps": 4,
             "eval_steps": 3,
             "save_steps": 2,
-            "learning_rate": 0.5,
+            "learning_rate": 1e-2,
+            "metric_for_best_model": "eval_cosine",
         },
     }
     return {"corpora": {"text": text, "pairs": pairs}, "caches": caches, "students": {"s": student}}
@@ -247,11 +196,6 @@ def test_blocks_are_read_and_their_digests_follow(made: Made) -> None:
     for file in manifest["files"]:
         content = (folder / file["name"]).read_bytes()
         assert file["name"] == f"block-{xxhash.xxh3_128_hexdigest(content)[:16]}.arrow"
-
-
-def tokens_digest(*arrays: list[int]) -> str:
-    packed = [struct.pack(f"<{1 + len(array)}q", len(array), *array) for array in arrays]
-    return hashlib.sha256(b"".join(packed)).hexdigest()
 
 
 def test_pairs_and_labels_have_columns_of_their_own(made: Made) -> None:
@@ -373,7 +317,6 @@ def test_what_is_kdpipes_own_in_a_student(made: Made) -> None:
     best = read_safetensors(folder / "projections.safetensors")[0]
     shapes = {name: tensor.shape for name, tensor in best.items()}
     assert shapes == {"1-hidden.1.weight": widths, "1-hidden.1.bias": (32,)}
-    # Such a learning rate makes it worse, so that the best step is not the last one.
     assert manifest["facts"]["best_step"] == 3
     last = read_safetensors(folder / "last" / "projections.safetensors")[0]
     assert not np.array_equal(last["1-hidden.1.weight"], best["1-hidden.1.weight"])

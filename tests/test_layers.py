@@ -17,9 +17,10 @@ LAYERS = """
     __init__ errors
     config io options progress schedule stop versions
     artifact device hub
+    tokenizer
     activations anatomy batches losses metrics plots report
     objectives sources targets
-    corpus modules storage store tokenizer
+    corpus modules storage store
     cache card encoder
     folder loader students tasks
     pipeline speed

@@ -47,7 +47,7 @@ def test_spearman_of_ties_is_that_of_scipy() -> None:
 @pytest.mark.parametrize("function", [metrics.pearson, metrics.spearman])
 def test_a_constant_side_gives_zero(function: Any) -> None:
     # The mean of three 0.1 is not 0.1 in binary: what rounding leaves must not count as variation.
-    assert function([0.1, 0.1, 0.1], [1.0, 2.0, 3.0]) == 0.0
+    assert function([0.1, 0.1, 0.1], [1.0, 1 / 2, 1 / 3]) == 0.0
     assert function([1.0, 2.0, 3.0], [7.0, 7.0, 7.0]) == 0.0
     assert function([], []) == 0.0
 

@@ -54,22 +54,11 @@ class HeldOut:
         """At most `rows` of them, evenly spread over the corpus."""
         import torch
 
-        from kdpipe.activations import Tokens
-
         if rows >= len(self.tokens):
             return self
         places = np.linspace(0, len(self.tokens) - 1, rows).round()
         taken = torch.from_numpy(places.astype(np.int64))
-        starts = self.tokens.lengths.cumsum(0)
-        parts = torch.tensor_split(self.tokens.ids, starts[:-1])
-        second_at = None if self.tokens.second_at is None else self.tokens.second_at[taken]
-        tokens = Tokens(
-            torch.cat([parts[row] for row in taken.tolist()]),
-            self.tokens.lengths[taken],
-            second_at,
-            self.tokens.prompt_tokens,
-        )
-        return HeldOut(tokens, self.teacher[taken.numpy()])
+        return HeldOut(self.tokens.take(taken), self.teacher[taken.numpy()])
 
 
 def embed_rows(subject: Subject, held_out: HeldOut) -> Vectors:
@@ -79,17 +68,11 @@ def embed_rows(subject: Subject, held_out: HeldOut) -> Vectors:
 
 def embed_texts(subject: Subject, texts: list[str]) -> Vectors:
     """[B, D]: what the subject says about texts; raises NonFiniteError for NaN or Inf."""
-    import torch
-
     from kdpipe.activations import Tokens
 
     prompt = subject.prompt
     encoded = subject.tokenizer.encode([prompt + text for text in texts], subject.max_seq_length)
-    tokens = Tokens(
-        torch.from_numpy(encoded.ids),
-        torch.from_numpy(encoded.lengths),
-        prompt_tokens=subject.tokenizer.count(prompt),
-    )
+    tokens = Tokens.of(encoded, subject.tokenizer.count(prompt))
     return _embed(subject, tokens)
 
 
