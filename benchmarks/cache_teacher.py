@@ -2,9 +2,9 @@
 
     python benchmarks/cache_teacher.py [--rows 6000] [--repetitions 3] [FILE ...]
 
-Both get the same texts (of the files, else of the standard library) and write what they computed. The
-repetitions are interleaved, so that a machine that changes its speed is fair to all. `limit` is the
-same forward pass on ready, length-sorted batches with nothing around it.
+Both get the same texts (of the files, else of the standard library) and write what they computed.
+The repetitions are interleaved, so that a machine that changes its speed is fair to all. `limit`
+is the same forward pass on ready, length-sorted batches with nothing around it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from kdpipe import teacher, write_corpus
-from kdpipe.activations import Needs
-from kdpipe.corpus import open_corpus
+from kdpipe.activations import Needs, Tokens
+from kdpipe.corpus import Corpus, open_corpus
 from kdpipe.device import pick_device, pick_dtype
-from kdpipe.encoder import observe
+from kdpipe.encoder import Encoder, observe
 from kdpipe.pipeline import Pipeline
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
+from kdpipe.store import Store
 
 MODEL = {
     "model": "sentence-transformers/all-MiniLM-L6-v2",
@@ -53,100 +55,110 @@ def main() -> None:
     options = parser.parse_args()
     set_quiet(True)
     with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), options)
+        measure(prepare(Path(folder), options.files, options.rows), options.repetitions)
 
 
-def measure(folder: Path, options: argparse.Namespace) -> None:
-    """Prepare both sides, interleave the repetitions, print medians."""
-    files = [str(Path(file).absolute()) for file in options.files]
-    source = {"kind": "files", "files": files} if files else {"kind": "python_docs"}
+@dataclass(frozen=True)
+class Bench:
+    """One corpus, one teacher loaded twice, and a folder to write to."""
+
+    project: Project
+    corpus: Corpus
+    encoder: Encoder
+    reading: write_corpus.Reading
+    peer: SentenceTransformer
+    texts: list[str]
+
+    def asking(self, name: str) -> teacher.Asking:
+        """The questions of one of the two caches."""
+        spec = self.project.pipeline.caches[name]
+        dtype = pick_dtype(spec.dtype, pick_device("cpu"))
+        return teacher.Asking(self.corpus, self.project.teacher("t").identity, spec, dtype)
+
+    def tokenize(self) -> None:
+        """Text to Arrow."""
+        folder = self.project.corpus_folder("c")
+        spec = self.project.pipeline.corpora["c"]
+        write_corpus.write_corpus(spec, folder, self.reading, self.project.root, {})
+
+    def cache(self, name: str) -> None:
+        """Arrow to shards in a new store."""
+        with tempfile.TemporaryDirectory(dir=self.project.root) as root:
+            asking, store = self.asking(name), Store(Path(root))
+            todo = teacher.missing(asking, store)
+            facts = teacher.answer(asking, todo, store, lambda: self.encoder)
+            teacher.finish(asking, facts, store, self.project.cache_folder(name), {})
+
+    def ready(self) -> list[Tokens]:
+        """The batches of all blocks."""
+        asking = self.asking("auto")
+        plans = (
+            teacher.plan_block(asking, index, pick_device("cpu"))
+            for index in range(len(self.corpus.facts.blocks))
+        )
+        return [rows.take(batch) for rows, batches in plans for batch in batches]
+
+    def forward(self, name: str, ready: list[Tokens]) -> None:
+        """The forward passes alone."""
+        for tokens in ready:
+            observe(self.encoder, tokens, Needs(embedding=True), self.asking(name).dtype)
+
+    def encode(self, *, bf16: bool) -> None:
+        """Text to vectors in a file, the peer's way."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            vectors = self.peer.encode(self.texts)
+        np.save(self.project.root / "vectors.npy", vectors)
+
+
+def prepare(folder: Path, files: list[str], rows: int) -> Bench:
+    """Everything that is not timed."""
+    absolute = [str(Path(file).absolute()) for file in files]
+    source = {"kind": "files", "files": absolute} if files else {"kind": "python_docs"}
+    cache = {"corpus": "c", "teacher": "t", "targets": [{"kind": "embedding"}]}
     data = {
-        "corpora": {"c": {"sources": [source], "tokenizer": "t", "max_rows": options.rows}},
+        "corpora": {"c": {"sources": [source], "tokenizer": "t", "max_rows": rows}},
         "teachers": {"t": MODEL},
-        "caches": {
-            dtype: {"corpus": "c", "teacher": "t", "dtype": dtype, "targets": [{"kind": "embedding"}]}
-            for dtype in ("auto", "fp32")
-        },
+        "caches": {dtype: {**cache, "dtype": dtype} for dtype in ("auto", "fp32")},
     }
     project = Project(Path("bench.yaml"), Pipeline.model_validate(data), folder)
-    spec = project.pipeline.corpora["c"]
-    texts = [row.text for row in itertools.islice(spec.sources[0].rows(folder), options.rows)]
-    texts = list(dict.fromkeys(texts))
-    model = SentenceTransformer(str(project.teacher("t").folder), device="cpu")
-    encoder = project.teacher("t").load()
-    device = pick_device("cpu")
-    reading = project.reading("c")
+    spec, reading = project.pipeline.corpora["c"], project.reading("c")
+    write_corpus.write_corpus(spec, project.corpus_folder("c"), reading, folder, {})
+    distinct = dict.fromkeys(row.text for row in spec.sources[0].rows(folder))
+    return Bench(
+        project,
+        open_corpus(project.corpus_folder("c")),
+        project.teacher("t").load(),
+        reading,
+        SentenceTransformer(str(project.teacher("t").folder), device="cpu"),
+        list(itertools.islice(distinct, rows)),
+    )
 
-    def tokenize() -> None:
-        write_corpus.write_corpus(spec, project.corpus_folder("c"), reading, folder, {})
 
-    tokenize()
-    corpus = open_corpus(project.corpus_folder("c"))
-    numbers = itertools.count()
-
-    def cache(name: str) -> Callable[[], None]:
-        cache_spec = project.pipeline.caches[name]
-        dtype = pick_dtype(cache_spec.dtype, device)
-        asking = teacher.Asking(corpus, project.teacher("t").identity, cache_spec, dtype)
-
-        def work() -> None:
-            from kdpipe.store import Store
-
-            store = Store(folder / f"store-{next(numbers)}")
-            facts = teacher.answer(asking, teacher.missing(asking, store), store, lambda: encoder)
-            teacher.finish(asking, facts, store, project.cache_folder(name), {})
-
-        return work
-
-    def limit(name: str) -> Callable[[], None]:
-        cache_spec = project.pipeline.caches[name]
-        dtype = pick_dtype(cache_spec.dtype, device)
-        asking = teacher.Asking(corpus, "", cache_spec, dtype)
-        plans = (
-            teacher.plan_block(asking, index, device) for index in range(len(corpus.facts.blocks))
-        )
-        ready = [rows.take(batch) for rows, batches in plans for batch in batches]
-
-        def work() -> None:
-            for tokens in ready:
-                observe(encoder, tokens, Needs(embedding=True), dtype)
-
-        return work
-
-    def encode(**kwargs: object) -> Callable[[], None]:
-        def work() -> None:
-            vectors = model.encode(texts, **kwargs)
-            np.save(folder / "vectors.npy", vectors)
-
-        return work
-
-    def encode_bf16() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            vectors = model.encode(texts)
-        np.save(folder / "vectors.npy", vectors.astype(np.float16))
-
-    kinds = {
-        "SentenceTransformer.encode, its defaults (fp32)": encode(),
-        "SentenceTransformer.encode under bf16 autocast": encode_bf16,
-        "kdpipe cache-teacher, dtype fp32": cache("fp32"),
-        "kdpipe cache-teacher, dtype auto": cache("auto"),
-        "limit, fp32": limit("fp32"),
-        "limit, auto": limit("auto"),
-        "kdpipe tokenize": tokenize,
+def measure(bench: Bench, repetitions: int) -> None:
+    """Interleave the repetitions, print medians."""
+    ready = bench.ready()
+    kinds: dict[str, Callable[[], None]] = {
+        "SentenceTransformer.encode, its defaults (fp32)": lambda: bench.encode(bf16=False),
+        "SentenceTransformer.encode under bf16 autocast": lambda: bench.encode(bf16=True),
+        "kdpipe cache-teacher, dtype fp32": lambda: bench.cache("fp32"),
+        "kdpipe cache-teacher, dtype auto": lambda: bench.cache("auto"),
+        "limit: the forward passes alone, fp32": lambda: bench.forward("fp32", ready),
+        "limit: the forward passes alone, auto": lambda: bench.forward("auto", ready),
+        "kdpipe tokenize": bench.tokenize,
     }
     for work in kinds.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(options.repetitions):
+    for _ in range(repetitions):
         for name, work in kinds.items():
             seconds[name].append(timed(work))
-    first = next(iter(kinds))
-    print(f"{corpus.facts.rows} rows, {corpus.facts.tokens} tokens, {torch.get_num_threads()} threads,")
-    print(f"auto is {pick_dtype('auto', device)}; medians of {options.repetitions} repetitions")
+    first, facts = next(iter(kinds)), bench.corpus.facts
+    print(f"{facts.rows} rows, {facts.tokens} tokens, {torch.get_num_threads()} threads;")
+    print(f"auto is {bench.asking('auto').dtype}; medians of {repetitions} repetitions")
     for name, times in seconds.items():
         middle = statistics.median(times)
         faster = statistics.median(a / b for a, b in zip(seconds[first], times, strict=True))
-        rate = corpus.facts.tokens / middle
+        rate = facts.tokens / middle
         print(f"{name:50} {middle:7.2f} s {rate:10,.0f} tokens/s {faster:6.2f} x")
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/train_from_cache.py PIPELINE STUDENT [--steps 40] [--repetitions 5]
 
-Run in the project folder, after `kdpipe cache-teacher`. Both make the same steps with the same batches;
-the plain loop has no reading, no checks, no schedules, no clipping and no log. The repetitions are
-interleaved; the figure is the plain loop's time over ours.
+Run in the project folder, after `kdpipe cache-teacher`. Both make the same steps with the same
+batches; the plain loop has no reading, no checks, no schedules, no clipping and no log. The
+repetitions are interleaved; the figure is the plain loop's time over ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from kdpipe import job, train
 from kdpipe.device import autocast
-from kdpipe.loader import read_batch
+from kdpipe.loader import Batch, read_batch
 from kdpipe.progress import set_quiet
 from kdpipe.project import open_project
 
@@ -56,14 +56,15 @@ def main() -> None:
         end = time.perf_counter()
         rates.append((tokens / (middle - begin), done / (end - middle)))
         ratios.append(rates[-1][1] / rates[-1][0])
+    plain_rate, our_rate = (statistics.median(r[side] for r in rates[1:]) for side in (0, 1))
     print(f"{options.steps} steps, {torch.get_num_threads()} threads, {ours.dtype}, medians of")
-    print(f"{options.repetitions} repetitions; {100 * tokens / padded:.1f} % of a batch are real tokens")
-    print(f"plain loop, targets in memory  {statistics.median(r[0] for r in rates[1:]):9,.0f} tokens/s")
-    print(f"kdpipe, from the cache         {statistics.median(r[1] for r in rates[1:]):9,.0f} tokens/s")
+    print(f"{options.repetitions} repetitions; {tokens / padded:.1%} of a batch are real tokens")
+    print(f"plain loop, targets in memory  {plain_rate:9,.0f} tokens/s")
+    print(f"kdpipe, from the cache         {our_rate:9,.0f} tokens/s")
     print(f"ratio                          {statistics.median(ratios[1:]):9.3f}")
 
 
-def bare(run: train.Run, batches: list[train.Batch]) -> None:
+def bare(run: train.Run, batches: list[Batch]) -> None:
     """The plain loop."""
     run.student.train()
     needs = run.terms.needs_of_student()

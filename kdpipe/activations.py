@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Needs:
-    """Which parts of a forward pass are wanted; `a | b` joins, `a <= b` asks whether b has all of a."""
+    """Which parts of a forward pass are wanted; `a | b` joins, `a <= b`: does b have all of a."""
 
     embedding: bool = False
     hidden: frozenset[int] = frozenset()

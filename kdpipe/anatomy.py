@@ -1,7 +1,7 @@
 """Where the layers are in each model family: a table, and the one thing done with it.
 
-A family is a row: the path of its list of layers inside the base model. Families that share one layer's
-weights among all (ALBERT) have no row: layers cannot be chosen from them.
+A family is a row: the path of its list of layers inside the base model. Families that share one
+layer's weights among all (ALBERT) have no row: layers cannot be chosen from them.
 """
 
 from __future__ import annotations

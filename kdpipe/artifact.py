@@ -1,7 +1,7 @@
 """A finished folder: its manifest is its last file, lists every part, and names its inputs.
 
-The digest of a manifest is the identity of the artifact: it covers the digests of all parts and of the
-manifests of the inputs, so the chain from the text to the student can be checked from any end.
+The digest of a manifest is the identity of the artifact: it covers the digests of all parts and of
+the manifests of the inputs, so the chain from the text to the student can be checked from any end.
 """
 
 from __future__ import annotations

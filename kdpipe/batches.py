@@ -1,7 +1,8 @@
 """Which rows go together: plans that are pure functions of lengths, budget and seed.
 
 A batch is padded to its longest row, so rows of like length belong together; its cost is rows times
-longest row, held below a budget of padded tokens. A row longer than the budget is a batch by itself.
+longest row, held below a budget of padded tokens. A row longer than the budget is a batch by
+itself.
 """
 
 from __future__ import annotations
@@ -38,22 +39,16 @@ def by_length(lengths: Lengths, tokens_per_batch: int) -> list[Rows]:
 def epoch_plan(
     rows: Rows, lengths: Lengths, tokens_per_batch: int, *, seed: int, epoch: int
 ) -> list[Rows]:
-    """The batches of one epoch in their order: the same on every machine, for any number of workers.
+    """The batches of one epoch in their order, the same for any number of workers.
 
-    Rows are shuffled, taken in pools of about 64 batches, sorted by length within a pool, cut, and the
-    batches of all pools are shuffled: random enough to train on, and nearly without padding.
+    Rows are shuffled, taken in pools of about 64 batches, sorted by length within a pool, cut, and
+    the batches of all pools are shuffled: random enough to train on, and nearly without padding.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     shuffled = generator.permutation(rows)
-    total = np.cumsum(lengths[shuffled], dtype=np.int64)
-    borders = (
-        np.searchsorted(
-            total,
-            np.arange(1, total[-1] // (_POOL * tokens_per_batch) + 1) * (_POOL * tokens_per_batch),
-        )
-        if len(rows)
-        else []
-    )
+    # A row belongs to the pool in which its last token is, counted over all rows.
+    pool_of = (np.cumsum(lengths[shuffled], dtype=np.int64) - 1) // (_POOL * tokens_per_batch)
+    borders = np.flatnonzero(np.diff(pool_of)) + 1
     batches = []
     for pool in np.split(shuffled, borders):
         batches += cut(pool[np.argsort(lengths[pool], kind="stable")], lengths, tokens_per_batch)

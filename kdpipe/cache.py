@@ -144,7 +144,8 @@ def open_cache(folder: Path, corpus: Corpus, remedy: str = REMEDY) -> Cache:
     other = [_pair(name, *values) for name, values in made_for.items() if values[0] != values[1]]
     if other:
         raise ArtifactError(
-            f"{folder} was made for another corpus than {corpus.folder} ({'; '.join(other)}): {remedy}"
+            f"{folder} was made for another corpus than {corpus.folder}"
+            f" ({'; '.join(other)}): {remedy}"
         )
     return Cache(folder, manifest, digest, facts, corpus)
 

@@ -1,11 +1,13 @@
 """Where a run stands, on disk: enough to go on as if it had never stopped, and no pickle.
 
-`<runs>/<fingerprint>/step-<n>/` holds `weights`, `best` and `optimizer` as safetensors and `state.json`,
-written last, with their digests. A folder without a valid state does not count; the one before it does.
+`<runs>/<fingerprint>/step-<n>/` holds `weights`, `best` and `optimizer` as safetensors and
+`state.json`, written last, with their digests. A folder without a valid state does not count; the
+one before it does.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
         parts["best"] = run.best
     for name, tensors in parts.items():
         here = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-        io.write_with(target / f"{name}.safetensors", lambda path, kept=here: save_file(kept, path))
+        io.write_with(target / f"{name}.safetensors", functools.partial(save_file, here))
     digests = {name: io.digest_file(target / f"{name}.safetensors") for name in parts}
     state = {"progress": vars(run.progress), "log": log, "digests": digests}
     io.write_file(target / STATE, io.canonical(state))

@@ -93,22 +93,21 @@ def decode(model: type[Model], data: Any, path: Path) -> Model:
 
 
 def _keys(data: Any, location: tuple[int | str, ...]) -> Iterator[int | str]:
-    """The part of pydantic's location that names places in the file (it also names union members)."""
+    """The part of pydantic's location that names places in the file, not members of unions."""
     for index, key in enumerate(location):
-        if isinstance(data, dict) and key in data:
+        last = index == len(location) - 1
+        in_list = isinstance(data, list) and isinstance(key, int) and key < len(data)
+        if in_list or (isinstance(data, dict) and key in data):
             data = data[key]
             yield key
-        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
-            data = data[key]
-            yield key
-        elif index == len(location) - 1 and isinstance(data, dict):
+        elif last and isinstance(data, dict):
             yield key
 
 
 def _line(path: Path, keys: list[int | str]) -> int:
     from ruamel.yaml import YAML
 
-    node = YAML(typ="rt", pure=True).load(path.read_text("utf-8"))
+    node: Any = YAML(typ="rt", pure=True).load(path.read_text("utf-8"))
     line = 1
     for key in keys:
         try:

@@ -1,4 +1,4 @@
-"""What `cache-teacher` would do: blocks, bytes, time, free disk, and why each block is not found."""
+"""What `cache-teacher` would do: blocks, bytes, time, free disk, and why each is not found."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def show_plan(
 
 
 def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
-    """Why the answer to a question about a block is not found, told from the cache that was there."""
+    """Why an answer is not found, told from the cache that was there before."""
     try:
         manifest, _ = artifact.open_finished(folder, cache.KIND, "")
         old = cache.CacheFacts.model_validate(manifest.facts)

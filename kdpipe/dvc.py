@@ -1,8 +1,8 @@
 """A pipeline file as DVC sees it: the complete dvc.yaml, one stage for each entry, no templates.
 
-DVC tracks manifests (small, with digests of all behind them), whole sections of the pipeline file (a
-stage whose section changed without consequence finds its output up to date), and the version of the
-stage, which stands in its command.
+DVC tracks manifests (small, with digests of all behind them), whole sections of the pipeline file
+(a stage whose section changed without consequence finds its output up to date), and the version of
+the stage, which stands in its command.
 """
 
 from __future__ import annotations

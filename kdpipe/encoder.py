@@ -1,7 +1,7 @@
 """A text encoder: a transformer, and the head that turns its tokens into one vector.
 
-Teacher, baseline and student are all of this type, so what is said live and what is kept in a cache come
-out of the same forward pass. Legend: B rows, N real tokens, T longest row, D width.
+Teacher, baseline and student are all of this type, so what is said live and what is kept in a
+cache come out of the same forward pass. Legend: B rows, N real tokens, T longest row, D width.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ class Encoder(nn.Module):
         """Widths and depth."""
         config = self.model.config
         width = int(config.hidden_size)
-        last = self.dense[-1].linear.out_features if self.dense else width * len(self.head.pooling)
-        return Dims(embedding=int(last), hidden=width, layers=int(config.num_hidden_layers))
+        last = width * len(self.head.pooling)
+        for dense in self.dense:
+            assert isinstance(dense, Dense)
+            last = dense.linear.out_features
+        return Dims(embedding=last, hidden=width, layers=int(config.num_hidden_layers))
 
     @property
     def device(self) -> torch.device:
@@ -160,8 +163,8 @@ def load_transformer(folder: Path, *, any_family: bool = False) -> PreTrainedMod
         raise ArtifactError(f"{folder}: config.json cannot be read ({_first(error)})") from None
     if not any_family and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise ArtifactError(
-            f"{folder} is a {config.model_type!r} model, which is no text encoder: use an encoder such"
-            " as BERT, or a folder with sentence-transformers modules"
+            f"{folder} is a {config.model_type!r} model, which is no text encoder: use one such as"
+            " BERT, or a folder with sentence-transformers modules"
         )
     # Eager attention is the faster one for short rows on CPUs; elsewhere torch's own choice is.
     attention = None if torch.cuda.is_available() else "eager"

@@ -67,8 +67,8 @@ _KEPT = "what was finished is kept, the same command continues"
 def explain(error: BaseException) -> KdpipeError | None:
     """Translate errors of the system and of native libraries; None where it is a bug.
 
-    A full disk arrives as OSError (Python, pyarrow) or as SafetensorError with "os error 28"; memory
-    runs out as MemoryError or torch.OutOfMemoryError.
+    A full disk arrives as OSError (Python, pyarrow) or as SafetensorError with "os error 28";
+    memory runs out as MemoryError or torch.OutOfMemoryError.
     """
     if isinstance(error, KdpipeError):
         return error

@@ -1,7 +1,7 @@
 """From the name of a model to a folder on this disk, and to what that folder is.
 
-A folder is looked at before any library reads it: weights only as safetensors, no file of it may bring
-code along, and no file of it may point outside.
+A folder is looked at before any library reads it: weights only as safetensors, no file of it may
+bring code along, and no file of it may point outside.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Create or replace `path` with what `write(temporary)` makes, for libraries that want a path."""
+    """Create or replace `path` with what `write(temporary)` makes: for libraries that want one."""
     with _temporary(path) as temporary:
         write(temporary)
         _sync_file(temporary)

@@ -87,7 +87,7 @@ def untrained(project: Project, name: str) -> tuple[Encoder, Tokenizer]:
 
 
 def carry_out(job: Job, runs: Path) -> int | None:
-    """Train to the end, from the last checkpoint in `runs` on; the signal that stopped it, if any."""
+    """Train from the last checkpoint in `runs` to the end; the signal that stopped it, if any."""
     spec, run = job.spec.train, job.run
     vars(job.log).update(checkpoint.resume(runs, run))
     total = train.total_steps(spec, run.corpus)

@@ -44,7 +44,7 @@ def read_batch(
 
 
 def read_ahead(items: Iterable[S], read: Callable[[S], T]) -> Iterator[T]:
-    """`read(item)` for each item, in order, a few ahead of the caller; errors rise at the caller."""
+    """`read(item)` for each item, in order, a few ahead; errors rise at the caller."""
     ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(_AHEAD)
     stop = threading.Event()
 

@@ -24,8 +24,9 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
 def similarity_structure(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared error between the cosine matrices within `[B, D]` and within `[B, E]`.
 
-    Similarity-preserving distillation (Tung and Mori, arXiv 1907.09682, eq. 4) with cosines in place
-    of row-normalised Gram matrices, as mean over the B (B - 1) pairs of different rows; 0 for one row.
+    Similarity-preserving distillation (Tung and Mori, arXiv 1907.09682, eq. 4) with cosines in
+    place of row-normalised Gram matrices, as mean over the B (B - 1) pairs of different rows; 0
+    for one row.
     """
     rows = student.shape[0]
     if rows < 2:
@@ -36,7 +37,7 @@ def similarity_structure(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def token_mse(student: Tensor, teacher: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean squared error of `[N, D]` and `[N, D]` over tokens, or over rows where `lengths [B]` is given.
+    """Mean squared error of `[N, D]` and `[N, D]` over tokens, with `lengths [B]` over rows.
 
     TinyBERT (arXiv 1909.10351) eq. 8; its code counts padding in the mean, here there is none.
     """
@@ -44,7 +45,7 @@ def token_mse(student: Tensor, teacher: Tensor, lengths: Tensor | None = None) -
 
 
 def token_cosine(student: Tensor, teacher: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """1 - cosine of `[N, D]` and `[N, D]`, mean over tokens, or over rows where `lengths [B]` is given.
+    """1 - cosine of `[N, D]` and `[N, D]`, mean over tokens, with `lengths [B]` over rows.
 
     The L_cos of DistilBERT (arXiv 1910.01108), section 3.
     """

@@ -73,7 +73,7 @@ def modules_of(folder: Path) -> list[tuple[Path, str]]:
 
 
 def head_of(folder: Path, *, pooling: str | None = None, normalize: bool | None = None) -> HeadSpec:
-    """The head of a model folder, with what the caller wants otherwise; mean pooling without modules."""
+    """The head of a model folder, or what the caller wants of it; mean pooling without modules."""
     head = HeadSpec()
     for path, kind in modules_of(folder):
         if kind == "Pooling":

@@ -133,8 +133,8 @@ class StudentSpec(Frozen):
                 )
             if objective.cache is not None and objective.cache not in self.caches:
                 raise ValueError(
-                    f"objective {objective.kind!r} names cache {objective.cache!r}, which is not among"
-                    f" the student's caches: {', '.join(self.caches)}"
+                    f"objective {objective.kind!r} names cache {objective.cache!r}, which is not"
+                    f" among the student's caches: {', '.join(self.caches)}"
                 )
         return self
 

@@ -146,12 +146,12 @@ def same_tokenizer(teacher: Teacher, corpus: Corpus, name: str) -> None:
     if found != corpus.facts.tokenizer:
         raise ArtifactError(
             f"{corpus.folder} was tokenised for another model (tokenizer"
-            f" {corpus.facts.tokenizer[:12]}) than teacher {teacher.name!r} (tokenizer {found[:12]}):"
-            f" set tokenizer: {teacher.name} for that corpus and run 'kdpipe tokenize'"
+            f" {corpus.facts.tokenizer[:12]}) than teacher {teacher.name!r} (tokenizer"
+            f" {found[:12]}): set tokenizer: {teacher.name} for that corpus and run 'kdpipe tokenize'"
         )
     positions = modules.position_limit(teacher.folder)
     if corpus.facts.longest > positions:
         raise ArtifactError(
-            f"{corpus.folder} has rows of {corpus.facts.longest} tokens, teacher {teacher.name!r} has"
-            f" positions for {positions}: lower max_seq_length and run 'kdpipe tokenize'"
+            f"{corpus.folder} has rows of {corpus.facts.longest} tokens, teacher {teacher.name!r}"
+            f" has positions for {positions}: lower max_seq_length and run 'kdpipe tokenize'"
         )

@@ -1,8 +1,8 @@
 """The store of shards: a file is named by the question whose answer it is.
 
-`<root>/<k2>/<key>.safetensors` holds the tensors, `<key>.json` is its receipt, written after it: a shard
-without one does not count. Nothing is edited or replaced, so a file that is there is the answer, whoever
-asked for it first, and two writers cannot harm each other.
+`<root>/<k2>/<key>.safetensors` holds the tensors, `<key>.json` is its receipt, written after it: a
+shard without one does not count. Nothing is edited or replaced, so a file that is there is the
+answer, whoever asked for it first, and two writers cannot harm each other.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from kdpipe.tokenizer import Tokenizer
 def build_student(spec: StudentSpec, teacher: Encoder, tokenizer: Tokenizer) -> Encoder:
     """The student before training: the same bytes for the same spec, teacher and seed.
 
-    It pools and normalises as its teacher does. Where its vectors have another width than they should
-    (`embedding_size`, or the teacher's), it gets a dense layer of its own.
+    It pools and normalises as its teacher does. Where its vectors have another width than they
+    should (`embedding_size`, or the teacher's), it gets a dense layer of its own.
 
     Raises:
         UsageError: a shape, layer or checkpoint that cannot be had.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from kdpipe.activations import Needs, Tokens
@@ -26,7 +28,7 @@ def subjects(project: Project, name: str, corpus: Corpus, device: str) -> list[S
     before, tokenizer = untrained(project, name)
     where = pick_device(device)
 
-    def subject(title: str, encoder: Encoder, **place: object) -> Subject:
+    def subject(title: str, encoder: Encoder, place: Path | None = None) -> Subject:
         return Subject(
             name=title,
             encoder=encoder.to(where).eval(),
@@ -34,13 +36,13 @@ def subjects(project: Project, name: str, corpus: Corpus, device: str) -> list[S
             max_seq_length=corpus.facts.max_seq_length,
             prompt=corpus.facts.prompt,
             dtype=pick_dtype("auto", where),
-            **place,
+            folder=place,
         )
 
     return [
-        subject("teacher", teacher.load(), folder=teacher.folder),
-        subject("untrained", before),
-        subject("student", load_encoder(folder, head_of(folder)), folder=folder),
+        subject(teacher.name, teacher.load(), teacher.folder),
+        subject(f"{name}, untrained", before),
+        subject(name, load_encoder(folder, head_of(folder)), folder),
     ]
 
 

@@ -1,7 +1,8 @@
 """One pass of the teacher over a corpus: only over blocks whose answers are not in the store yet.
 
-Legend: B rows, N tokens, D width. Batches are sorted by length within a block and are a pure function of
-the block and of the token budget, so a block computed again on the same kind of machine has the same bytes.
+Legend: B rows, N tokens, D width. Batches are sorted by length within a block and are a pure
+function of the block and of the token budget, so a block computed again on the same kind of
+machine has the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from kdpipe.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,11 +28,12 @@ from kdpipe.device import Dtype
 from kdpipe.encoder import Encoder, observe
 from kdpipe.errors import NonFiniteError
 from kdpipe.pipeline import CacheSpec
+from kdpipe.progress import Progress
 from kdpipe.store import Store
 from kdpipe.targets import Question
 
 _SAMPLE = 4
-"""Batches of the first block, from short to long rows, that show how the dtype differs from fp32."""
+"""Batches of the first block, short to long rows, that show how the dtype differs from fp32."""
 _PROBE_SECONDS = 2.0
 _BUDGET = {"cpu": 1024}
 """Padded tokens in a forward pass; measured best for small encoders with short rows on 2 cores."""
@@ -78,7 +79,7 @@ class Todo:
 
 
 def missing(asking: Asking, store: Store, *, verify: bool = False) -> list[Todo]:
-    """The blocks that the teacher has to read; `verify` also finds shards whose bytes have changed."""
+    """The blocks that the teacher has to read; `verify` also finds damaged shards."""
     found = []
     for index, block in enumerate(asking.corpus.facts.blocks):
         questions = []
@@ -247,8 +248,9 @@ def _refuse_non_finite(
         vectors = torch.searchsorted(said.lengths.cumsum(0), vectors, right=True).unique()
     rows = [item.block.first_row + int(row) for row in vectors[:5]]
     raise NonFiniteError(
-        f"{question.name} is NaN or Inf for {len(vectors)} rows of block {item.index} (rows {rows} ...):"
-        " keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take these rows out"
+        f"{question.name} is NaN or Inf for {len(vectors)} rows of block {item.index} (rows"
+        f" {rows} ...): keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take these"
+        " rows out"
     )
 
 

@@ -33,13 +33,13 @@ class Terms(nn.Module):
     def __init__(self, spec: StudentSpec, student: Dims, teachers: Mapping[str, Dims]) -> None:
         super().__init__()
         self.objectives: list[tuple[str, str, Objective]] = []
-        self.projections = nn.ModuleDict()
+        learned: dict[str, nn.ModuleDict] = {}
         for number, objective in enumerate(spec.objectives):
             name = f"{number}-{objective.kind}"
             cache = objective.cache or spec.caches[0]
             self.objectives.append((name, cache, objective))
-            learned = objective.projections(student, teachers[cache])
-            self.projections[name] = nn.ModuleDict(learned)
+            learned[name] = nn.ModuleDict(objective.projections(student, teachers[cache]))
+        self.projections = nn.ModuleDict(learned)
 
     def needs_of_student(self) -> Needs:
         """Everything that any objective needs of the student."""
@@ -60,8 +60,8 @@ class Terms(nn.Module):
         for name, needs in self.needs_of_teachers().items():
             if not needs <= provided[name]:
                 raise ArtifactError(
-                    f"cache {name!r} has {provided[name]}, the objectives need {needs}: add the missing"
-                    " targets to the cache and run 'kdpipe cache-teacher'"
+                    f"cache {name!r} has {provided[name]}, the objectives need {needs}: add the"
+                    " missing targets to the cache and run 'kdpipe cache-teacher'"
                 )
 
     def forward(
@@ -74,13 +74,15 @@ class Terms(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and each objective's own loss, not weighted, both scaled by `share`.
 
-        `progress` in [0, 1] decides the weights; `share` is, for rows and for tokens, this batch's part
-        of all batches that are accumulated for a step.
+        `progress` in [0, 1] decides the weights; `share` is, for rows and for tokens, this batch's
+        part of all batches that are accumulated for a step.
         """
         losses, total = {}, torch.zeros((), device=student.lengths.device)
         for name, cache, objective in self.objectives:
             weight = at(objective.weight, progress)
-            loss = objective.compute(student, teachers[cache], self.projections[name])
+            projections = self.projections[name]
+            assert isinstance(projections, nn.ModuleDict)
+            loss = objective.compute(student, teachers[cache], projections)
             losses[name] = loss.detach() * share[objective.unit]
             if weight != 0.0:
                 total = total + weight * share[objective.unit] * loss

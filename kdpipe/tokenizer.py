@@ -1,7 +1,8 @@
 """The tokenizer that really runs: one backend, without truncation and padding of its own.
 
-Some `tokenizer.json` files truncate and pad by themselves (all-MiniLM's to 128 tokens). Here both are
-switched off and the limit is the caller's. The fingerprint covers what the backend does, not its name.
+Some `tokenizer.json` files truncate and pad by themselves (all-MiniLM's to 128 tokens). Here both
+are switched off and the limit is the caller's. The fingerprint covers what the backend does, not
+its name.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Tokenizer:
         if all(isinstance(text, str) for text in texts):
             return Encoded(ids, lengths, None)
         # A family that gives both texts of a pair the same type has none of type 1.
-        firsts = (types.index(1) if 1 in types else len(types) for types in (r.type_ids for r in rows))
+        firsts = (
+            types.index(1) if 1 in types else len(types) for types in (r.type_ids for r in rows)
+        )
         return Encoded(ids, lengths, np.fromiter(firsts, np.int64, len(rows)))
 
     def count(self, prompt: str) -> int:
@@ -86,7 +89,7 @@ class Tokenizer:
             return 0
         row = self.backend.encode(prompt)
         trailing = row.special_tokens_mask[::-1].index(0)
-        return len(row.ids) - trailing
+        return len(row.ids) - int(trailing)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

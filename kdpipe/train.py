@@ -1,8 +1,8 @@
 """The training loop: a generator of steps over a plan that is fixed before the first one.
 
-Everything random in a step comes from (seed, step), so a run that is continued from any checkpoint makes
-the same steps as one that was never stopped. Legend: a step is one optimizer update, made from
-`gradient_accumulation_steps` batches.
+Everything random in a step comes from (seed, step), so a run that is continued from any checkpoint
+makes the same steps as one that was never stopped. Legend: a step is one optimizer update, made
+from `gradient_accumulation_steps` batches.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Step:
     grad_norm: float
     tokens: int
     measured: dict[str, float] | None
-    """`eval_loss` and, where widths allow, `eval_cosine` on held-out rows, when they were measured."""
+    """`eval_loss` and, where widths allow, `eval_cosine` on held-out rows; None between."""
 
 
 @dataclass
@@ -153,7 +153,7 @@ def fit(run: Run) -> Iterator[Step]:
 
 
 def learning_rate(spec: TrainSpec, step: int, total: int) -> float:
-    """Of step `step` (1 is the first) out of `total`: a linear rise, then the schedule down to 0."""
+    """Of step `step` (from 1) out of `total`: a linear rise, then the schedule down to 0."""
     warmup = spec.warmup_steps if spec.warmup_steps >= 1 else spec.warmup_steps * total
     if step <= warmup:
         return spec.learning_rate * step / warmup
@@ -198,6 +198,7 @@ def measure(run: Run) -> dict[str, float]:
         loss += float(total)
         if with_cosine:
             theirs = batch.teachers[first].embedding
+            assert theirs is not None
             cosine += float(functional.cosine_similarity(said.embedding, theirs, dim=-1).sum())
     measured = {"eval_loss": loss}
     return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from kdpipe.progress import Progress
 
 from kdpipe import artifact, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
 from kdpipe.errors import ArtifactError
 from kdpipe.pipeline import CorpusSpec
+from kdpipe.progress import Progress
 from kdpipe.sources import Row
 from kdpipe.sources.row import Label
 from kdpipe.tokenizer import Tokenizer
 
 SMALLEST = 4_096
-"""Tokens before a block may end: few beside SPREAD, so that borders fall on the same rows again soon
-after rows were inserted."""
+"""Tokens before a block may end: few beside SPREAD, so that borders fall on the same rows again
+soon after rows were inserted."""
 SPREAD = 28_672
 """Tokens that then follow on average until it does."""
 LARGEST = 131_072
@@ -42,7 +42,7 @@ class Reading:
 
 
 def source_digests(spec: CorpusSpec, root: Path) -> dict[str, str]:
-    """What the text depends on, by source: the digests of its files, or the Python that carries it."""
+    """What the text depends on, by source: digests of files, or the Python that carries it."""
     found = {}
     for index, source in enumerate(spec.sources):
         places = [root / place for place in source.paths(root)]
@@ -237,7 +237,7 @@ class _Writer:
 
 
 def _ends_block(digest: bytes, length: int, tokens: int) -> bool:
-    """Whether a block ends after this row: decided by the row's text once the block is large enough."""
+    """Whether a block ends after this row: the text decides once the block is large enough."""
     if tokens < SMALLEST:
         return False
     drawn = int.from_bytes(digest[:4], "little") / 2**32

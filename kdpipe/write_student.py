@@ -17,8 +17,8 @@ from torch import Tensor
 import kdpipe
 from kdpipe import artifact, card, io, plots
 from kdpipe.folder import write_model
-from kdpipe.pipeline import StudentSpec
 from kdpipe.job import Job, Line
+from kdpipe.pipeline import StudentSpec
 
 if TYPE_CHECKING:
     from kdpipe.project import Project

@@ -20,7 +20,9 @@ def sentences(count: int, start: int = 0) -> list[str]:
     pool = SENTENCES
     made = []
     for number in range(start, start + count):
-        words = [pool[(number * 7 + step) % len(pool)].rstrip(".") for step in range(number % 4 + 1)]
+        words = [
+            pool[(number * 7 + step) % len(pool)].rstrip(".") for step in range(number % 4 + 1)
+        ]
         made.append(f"{' and '.join(words)} {number}.")
     return made
 
@@ -60,7 +62,7 @@ def pipeline(**sections: Any) -> Pipeline:
 
 
 def new_project(root: Path, lines: list[str], **sections: Any) -> Project:
-    """A project folder with text and a teacher; nothing is made yet. `root` is the current folder."""
+    """A project in the current folder `root`, with text and a teacher; nothing is made yet."""
     write_text(root / "text.txt", lines)
     if not (root / "teacher").is_dir():
         tiny_teacher_folder(root / "teacher", layers=4)
@@ -83,7 +85,9 @@ def asking(project: Project, made: corpus.Corpus, name: str = "said") -> Asking:
     return Asking(made, project.teacher(spec.teacher).identity, spec, "fp32")
 
 
-def make_cache(project: Project, made: corpus.Corpus, name: str = "said") -> tuple[cache.Cache, int]:
+def make_cache(
+    project: Project, made: corpus.Corpus, name: str = "said"
+) -> tuple[cache.Cache, int]:
     """Let the teacher speak, and open the result; how many blocks it had to read."""
     questions = asking(project, made, name)
     store = Store(project.store.root)

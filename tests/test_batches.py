@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from kdpipe.batches import by_length, cut, epoch_plan
 
-LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=300).map(lambda x: np.array(x, np.int32))
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=300).map(
+    lambda x: np.array(x, np.int32)
+)
 
 
 @given(LENGTHS, st.integers(1, 2000))

@@ -1,4 +1,4 @@
-"""The heart: an objective gives the same loss and gradients from a cache as from a living teacher."""
+"""The heart: an objective gives the same loss and gradients from a cache as from a teacher."""
 
 from __future__ import annotations
 

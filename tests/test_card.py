@@ -225,8 +225,7 @@ def test_the_code_on_the_page_gives_the_vectors_of_the_student(
     exec(codes[1].replace("path/to/small", str(tmp_path)), scope)
     texts: list[Text] = [prompt + text for text in USED]
     found = tokenizer.encode(texts, 32)
-    ids, lengths = torch.from_numpy(found.ids), torch.from_numpy(found.lengths)
-    wanted = embed(encoder, Tokens(ids, lengths, None, tokenizer.count(prompt)), "fp32")
+    wanted = embed(encoder, Tokens.of(found, tokenizer.count(prompt)), "fp32")
     np.testing.assert_allclose(scope["vectors"].numpy(), wanted.numpy(), rtol=0, atol=1e-5)
 
 

@@ -105,7 +105,10 @@ def test_long_rows_are_cut_and_keep_their_last_special_token(project):
 
 
 def test_pairs_and_labels_are_kept(project):
-    lines = "".join(f"{a}\t{b}\t{n % 3}\n" for n, (a, b) in enumerate(zip(*[iter(sentences(40))] * 2)))
+    lines = "".join(
+        f"{a}\t{b}\t{n % 3}\n"
+        for n, (a, b) in enumerate(zip(*[iter(sentences(40))] * 2, strict=True))
+    )
     (project / "pairs.tsv").write_text("first\tsecond\tlabel\n" + lines)
     columns = {"text_column": "first", "text_pair_column": "second", "label_column": "label"}
     spec = {

@@ -31,21 +31,7 @@ PAIRS = [*zip(SENTENCES[:8:2], SENTENCES[1:8:2], strict=True), ("", "A dog."), (
 def tokens_of(texts: list[Text], prompt_tokens: int = 0, limit: int = 32) -> Tokens:
     """Texts or pairs as the tiny tokenizer reads them."""
     found = tiny_tokenizer().encode(texts, limit)
-    parts = (torch.from_numpy(part) for part in (found.ids, found.lengths, found.second_at))
-    ids, lengths, second_at = parts
-    return Tokens(ids, lengths, second_at, prompt_tokens)
-
-
-def row(tokens: Tokens, index: int) -> Tokens:
-    """One row, alone."""
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), tokens.lengths.cumsum(0)])
-    assert tokens.second_at is not None
-    return Tokens(
-        tokens.ids[starts[index] : starts[index + 1]],
-        tokens.lengths[index : index + 1],
-        tokens.second_at[index : index + 1],
-        tokens.prompt_tokens,
-    )
+    return Tokens.of(found, prompt_tokens)
 
 
 def pooled_by_hand(states: Tensor, first: int, name: str) -> list[float]:
@@ -87,14 +73,15 @@ def test_pooling_is_what_its_name_says(name: str, first: int) -> None:
 def test_a_row_alone_is_the_row_in_a_batch(family: str) -> None:
     encoder = tiny_encoder(layers=3, family=family)
     encoder = Encoder(encoder.model, HeadSpec(POOLINGS, include_prompt=False), []).eval()
-    tokens = tokens_of([f"the cat: {text}" for text in TEXTS], prompt_tokens=4)
+    texts = [f"the cat: {text}" for text in TEXTS]
+    tokens = tokens_of([*texts], prompt_tokens=4)
     needs = Needs(embedding=True, hidden=frozenset({0, 1, 3}))
     together = observe(encoder, tokens, needs, "fp32")
     assert together.embedding is not None
     assert together.embedding.shape == (len(TEXTS), 6 * 32)
     starts = [0, *tokens.lengths.cumsum(0).tolist()]
-    for index in range(len(TEXTS)):
-        alone = observe(encoder, row(tokens, index), needs, "fp32")
+    for index, text in enumerate(texts):
+        alone = observe(encoder, tokens_of([text], prompt_tokens=4), needs, "fp32")
         assert alone.embedding is not None
         torch.testing.assert_close(alone.embedding[0], together.embedding[index], rtol=0, atol=1e-5)
         assert sorted(alone.hidden) == [0, 1, 3]
@@ -107,8 +94,8 @@ def test_a_row_alone_is_the_row_in_a_batch(family: str) -> None:
 def test_pairs_alone_and_in_a_batch(family: str) -> None:
     encoder = tiny_encoder(family=family)
     together = embed(encoder, tokens_of([*PAIRS]), "fp32")
-    for index in range(len(PAIRS)):
-        alone = embed(encoder, row(tokens_of([*PAIRS]), index), "fp32")
+    for index, pair in enumerate(PAIRS):
+        alone = embed(encoder, tokens_of([pair]), "fp32")
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-6)
 
 
@@ -139,7 +126,7 @@ def test_embeddings_keep_the_order_of_their_rows(budget: int) -> None:
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.norm(dim=1), torch.ones(60), rtol=0, atol=1e-6)
     for index in (0, 17, 59):
-        alone = embed(encoder, row(tokens, index), "fp32")
+        alone = embed(encoder, tokens_of([SENTENCES[index]]), "fp32")
         torch.testing.assert_close(found[index], alone[0], rtol=0, atol=1e-6)
 
 
@@ -175,9 +162,7 @@ def said_by_both(folder: Path, texts: list[str]) -> tuple[Vectors, Vectors]:
     encoder, tokenizer = load_encoder(folder, head_of(folder)), load_tokenizer(folder)
     prompt = default_prompt(folder)
     found = tokenizer.encode([prompt + text for text in texts], 32)
-    parts = (torch.from_numpy(part) for part in (found.ids, found.lengths, found.second_at))
-    ids, lengths, second_at = parts
-    tokens = Tokens(ids, lengths, second_at, tokenizer.count(prompt))
+    tokens = Tokens.of(found, tokenizer.count(prompt))
     reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     ours = embed(encoder, tokens, "fp32").numpy()
     return ours, np.asarray(reference.encode(texts, show_progress_bar=False))

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from tiny import SENTENCES, tiny_encoder, tiny_teacher_folder, tiny_tokenizer
 
 from kdpipe import evaluate, speed
 from kdpipe.activations import Tokens
@@ -19,6 +18,7 @@ from kdpipe.modules import head_of
 from kdpipe.speed import Speed
 from kdpipe.tasks import Fidelity, Similarity, Task
 from kdpipe.tasks.subject import HeldOut, Subject
+from tests.tiny import SENTENCES, tiny_encoder, tiny_teacher_folder, tiny_tokenizer
 
 TSV = "sentence1\tsentence2\tscore\n" + "".join(
     f"{SENTENCES[index]}\t{SENTENCES[index + 1]}\t{index % 6}\n" for index in range(0, 30, 2)

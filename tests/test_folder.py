@@ -67,8 +67,7 @@ def written(folder: Path, encoder: Encoder, prompt: str = "") -> list[str]:
 def vectors(encoder: Encoder, tokenizer: Tokenizer, prompt: str) -> npt.NDArray[np.float32]:
     """[B, D]: what kdpipe says about TEXTS."""
     found = tokenizer.encode([prompt + text for text in TEXTS], LIMIT)
-    ids, lengths = torch.from_numpy(found.ids), torch.from_numpy(found.lengths)
-    return embed(encoder, Tokens(ids, lengths, None, tokenizer.count(prompt)), "fp32").numpy()
+    return embed(encoder, Tokens.of(found, tokenizer.count(prompt)), "fp32").numpy()
 
 
 def content(path: Path) -> Any:
@@ -148,11 +147,9 @@ def test_pairs_say_the_same(tmp_path: Path) -> None:
         written(folder, encoder)
         pairs = [("The cat sleeps.", "A dog waits."), ("A dog.", ""), (SENTENCES[0], SENTENCES[1])]
         found = tiny_tokenizer().encode(pairs, LIMIT)
-        ids, lengths = torch.from_numpy(found.ids), torch.from_numpy(found.lengths)
-        tokens = Tokens(ids, lengths, torch.from_numpy(found.second_at))
         reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         theirs = reference.encode(pairs, show_progress_bar=False)
-        wanted = embed(encoder, tokens, "fp32").numpy()
+        wanted = embed(encoder, Tokens.of(found, 0), "fp32").numpy()
         np.testing.assert_allclose(theirs, wanted, rtol=0, atol=1e-5)
 
 

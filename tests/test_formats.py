@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from kdpipe.stages.cache_teacher import cache_teacher
-from kdpipe.stages.tokenize_corpus import tokenize
-from kdpipe.stages.train_student import train as train_student
 
 from kdpipe import artifact, checkpoint, corpus, job, train, write_corpus
 from kdpipe.activations import Needs
 from kdpipe.errors import ArtifactError
 from kdpipe.project import Project
+from kdpipe.stages.cache_teacher import cache_teacher
+from kdpipe.stages.tokenize_corpus import tokenize
+from kdpipe.stages.train_student import train as train_student
 from tests.pieces import new_project, sentences, write_yaml
 from tests.reader import (
     Array,

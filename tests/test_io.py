@@ -43,8 +43,12 @@ def test_files_follow_the_umask(tmp_path):
 
 
 def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path):
-    script = f"import kdpipe.io as io, os, pathlib; p = pathlib.Path({str(tmp_path / 'sub')!r})\n" + (
-        "io.make_folder(p)\nwith io._temporary(p / 'x') as t:\n    t.write_bytes(b'1'); os._exit(9)"
+    script = (
+        f"import kdpipe.io as io, os, pathlib; p = pathlib.Path({str(tmp_path / 'sub')!r})\n"
+        + (
+            "io.make_folder(p)\nwith io._temporary(p / 'x') as t:\n"
+            "    t.write_bytes(b'1'); os._exit(9)"
+        )
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     with io._temporary(tmp_path / "mine") as mine:
@@ -57,8 +61,13 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path):
 
 def test_second_holder_of_a_lock_is_told_who_has_it(tmp_path):
     with io.lock(tmp_path / "locks" / "a", "cache a"):
-        message = f"^cache a is being written by process {os.getpid()}: wait for it to end, or stop it$"
-        with pytest.raises(LockedError, match=message), io.lock(tmp_path / "locks" / "a", "cache a"):
+        message = (
+            f"^cache a is being written by process {os.getpid()}: wait for it to end, or stop it$"
+        )
+        with (
+            pytest.raises(LockedError, match=message),
+            io.lock(tmp_path / "locks" / "a", "cache a"),
+        ):
             pass
     with io.lock(tmp_path / "locks" / "a", "cache a"):
         pass

@@ -13,7 +13,9 @@ LENGTHS = torch.tensor([3, 1, 4])
 
 
 def vectors(seed: int, rows: int, width: int) -> torch.Tensor:
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -60,7 +62,9 @@ def test_token_losses_by_token_and_by_sequence(name, per_row):
     single = []
     for i in range(8):
         if name == "token_mse":
-            single.append(sum((x - y) ** 2 for x, y in zip(a[i].tolist(), b[i].tolist(), strict=True)) / 4)
+            single.append(
+                sum((x - y) ** 2 for x, y in zip(a[i].tolist(), b[i].tolist(), strict=True)) / 4
+            )
         else:
             single.append(1 - cosine(a[i].tolist(), b[i].tolist()))
     rows = [single[0:3], single[3:4], single[4:8]]
@@ -70,7 +74,8 @@ def test_token_losses_by_token_and_by_sequence(name, per_row):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.mse, losses.cosine, losses.similarity_structure, losses.token_mse, losses.token_cosine]
+    "loss",
+    [losses.mse, losses.cosine, losses.similarity_structure, losses.token_mse, losses.token_cosine],
 )
 def test_zero_with_zero_gradient_where_student_and_teacher_agree(loss):
     a = vectors(3, 6, 5).requires_grad_()
@@ -81,7 +86,8 @@ def test_zero_with_zero_gradient_where_student_and_teacher_agree(loss):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.mse, losses.cosine, losses.similarity_structure, losses.token_mse, losses.token_cosine]
+    "loss",
+    [losses.mse, losses.cosine, losses.similarity_structure, losses.token_mse, losses.token_cosine],
 )
 def test_gradient_is_the_derivative(loss):
     a, b = vectors(3, 4, 3).requires_grad_(), vectors(4, 4, 3)

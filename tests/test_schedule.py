@@ -24,7 +24,9 @@ def test_value(schedule, progress, value):
     assert at(schedule, progress) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("wrong", [[], [[0.5, 1], [0.2, 1]], [[0, 1], [1.5, 1]], float("nan"), "up"])
+@pytest.mark.parametrize(
+    "wrong", [[], [[0.5, 1], [0.2, 1]], [[0, 1], [1.5, 1]], float("nan"), "up"]
+)
 def test_what_is_no_schedule_is_refused(wrong):
     with pytest.raises(ValidationError):
         TypeAdapter(Schedule).validate_python(wrong)

@@ -17,7 +17,9 @@ def values() -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16"])
 def test_floats_come_back_within_their_precision(kind):
     x = values()
-    assert bool(((storage.decode(storage.encode(x, kind)) - x).abs() <= x.abs() * ERROR[kind]).all())
+    assert bool(
+        ((storage.decode(storage.encode(x, kind)) - x).abs() <= x.abs() * ERROR[kind]).all()
+    )
 
 
 def test_int8_error_is_half_a_step_of_the_rows_own_scale():

@@ -14,7 +14,6 @@ import pyarrow.parquet
 import pytest
 import scipy.stats
 import torch
-from tiny import SENTENCES, tiny_encoder, tiny_tokenizer
 
 from kdpipe.activations import Tokens
 from kdpipe.encoder import Encoder, embed
@@ -23,6 +22,7 @@ from kdpipe.metrics import neighbour_recall, pair_spearman
 from kdpipe.modules import HeadSpec
 from kdpipe.tasks import Fidelity, Similarity
 from kdpipe.tasks.subject import HeldOut, Subject, embed_rows, embed_texts
+from tests.tiny import SENTENCES, tiny_encoder, tiny_tokenizer
 
 PAIRS = [
     (SENTENCES[index], SENTENCES[index + 1 + index % 3], 5.0 - index % 7 + index / 100)

@@ -175,7 +175,9 @@ def test_nan_from_the_teacher_names_the_rows_and_keeps_nothing(project):
 
     def load() -> Encoder:
         encoder = place.teacher("tiny").load()
-        encoder.model.embeddings.word_embeddings.weight.data[corpus.gather(np.array([7])).ids[2]] = torch.nan
+        encoder.model.embeddings.word_embeddings.weight.data[
+            corpus.gather(np.array([7])).ids[2]
+        ] = torch.nan
         return encoder
 
     with pytest.raises(NonFiniteError, match=r"is NaN or Inf for \d+ rows of block \d+ \(rows \["):
@@ -183,10 +185,17 @@ def test_nan_from_the_teacher_names_the_rows_and_keeps_nothing(project):
 
 
 def test_bf16_states_its_difference_to_fp32(project):
-    spec = {"corpus": "text", "teacher": "tiny", "dtype": "bf16", "targets": [{"kind": "embedding"}]}
+    spec = {
+        "corpus": "text",
+        "teacher": "tiny",
+        "dtype": "bf16",
+        "targets": [{"kind": "embedding"}],
+    }
     place = new_project(project, sentences(60), caches={"said": spec})
     corpus = make_corpus(place)
-    questions = teacher.Asking(corpus, place.teacher("tiny").identity, place.pipeline.caches["said"], "bf16")
+    questions = teacher.Asking(
+        corpus, place.teacher("tiny").identity, place.pipeline.caches["said"], "bf16"
+    )
     todo = teacher.missing(questions, place.store)
     facts = teacher.answer(questions, todo, place.store, place.teacher("tiny").load)
     assert facts.difference is not None

@@ -66,7 +66,7 @@ def test_texts_become_the_ids_that_transformers_gives(folder: Path, limit: int) 
     reference = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True, max_length=limit)
     encoded = load_tokenizer(folder).encode(TEXTS, limit)
     assert rows(encoded) == reference["input_ids"]
-    assert encoded.second_at.tolist() == encoded.lengths.tolist()
+    assert encoded.second_at is None
     assert encoded.ids.dtype == encoded.lengths.dtype == np.int64
 
 
@@ -76,8 +76,7 @@ def test_pairs_become_the_ids_and_types_that_transformers_gives(folder: Path, li
         PAIRS, truncation=True, max_length=limit, padding=True, return_tensors="pt"
     )
     encoded = load_tokenizer(folder).encode(PAIRS, limit)
-    ids, lengths = torch.from_numpy(encoded.ids), torch.from_numpy(encoded.lengths)
-    tokens = Tokens(ids, lengths, torch.from_numpy(encoded.second_at))
+    tokens = Tokens.of(encoded, 0)
     assert torch.equal(tokens.padded(0), reference["input_ids"])
     assert torch.equal(tokens.mask().long(), reference["attention_mask"])
     assert torch.equal(tokens.types(), reference["token_type_ids"])
@@ -91,18 +90,20 @@ def test_a_template_without_types_has_no_second_text(folder: Path, tmp_path: Pat
     )
     encoded = tokenizer.encode([("The cat.", "A dog.")], 64)
     assert encoded.lengths.tolist() == [10]
+    assert encoded.second_at is not None
     assert encoded.second_at.tolist() == [10]
 
 
 def test_texts_and_pairs_stand_side_by_side(folder: Path) -> None:
     encoded = load_tokenizer(folder).encode(["A dog.", ("A dog.", "The cat.")], 64)
     assert encoded.lengths.tolist() == [5, 9]
+    assert encoded.second_at is not None
     assert encoded.second_at.tolist() == [5, 5]
 
 
 def test_nothing_becomes_nothing(folder: Path) -> None:
     encoded = load_tokenizer(folder).encode([], 64)
-    assert (encoded.ids.shape, encoded.lengths.shape, encoded.second_at.shape) == ((0,), (0,), (0,))
+    assert (encoded.ids.shape, encoded.lengths.shape, encoded.second_at) == ((0,), (0,), None)
 
 
 def test_no_call_leaves_truncation_behind(folder: Path) -> None:

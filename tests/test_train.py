@@ -152,7 +152,9 @@ def test_weights_follow_their_schedule(project):
     work = new_job(project, student([EMBEDDING, fading], max_steps=11))
     steps = list(train.fit(work.run))
     first, last = steps[0], steps[-1]
-    assert first.loss == pytest.approx(first.losses["0-embedding"] + first.losses["1-hidden"], rel=1e-5)
+    assert first.loss == pytest.approx(
+        first.losses["0-embedding"] + first.losses["1-hidden"], rel=1e-5
+    )
     assert last.loss == pytest.approx(last.losses["0-embedding"], rel=1e-5)
     assert last.losses["1-hidden"] > 0
 
@@ -176,18 +178,34 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(project):
     work = new_job(project, student([{"kind": "embedding", "loss": "mse"}]))
     with torch.no_grad():
         work.run.student.model.embeddings.word_embeddings.weight.fill_(math.nan)
-    with pytest.raises(NonFiniteError, match="the loss of step 1 is nan .* lower learning_rate"):
+    with pytest.raises(NonFiniteError, match=r"the loss of step 1 is nan .* lower learning_rate"):
         list(train.fit(work.run))
 
 
 @pytest.mark.parametrize(
     ("spec", "kind", "message"),
     [
-        (student([{"kind": "hidden", "layers": {1: 3}}]), ArtifactError, "cache 'said' has embedding"),
-        (student([{"kind": "hidden", "layers": {3: 2}}]), UsageError, "names layer 3 of the student"),
-        (student(model={"kind": "teacher_layers", "layers": [1, 5]}), UsageError, "layers 1 to 4, not 5"),
+        (
+            student([{"kind": "hidden", "layers": {1: 3}}]),
+            ArtifactError,
+            "cache 'said' has embedding",
+        ),
+        (
+            student([{"kind": "hidden", "layers": {3: 2}}]),
+            UsageError,
+            "names layer 3 of the student",
+        ),
+        (
+            student(model={"kind": "teacher_layers", "layers": [1, 5]}),
+            UsageError,
+            "layers 1 to 4, not 5",
+        ),
         (student(model={"kind": "shape", "model_type": "brt"}), UsageError, "did you mean 'bert'"),
-        (student(model={"kind": "shape", "hiden_size": 4}), UsageError, "did you mean 'hidden_size'"),
+        (
+            student(model={"kind": "shape", "hiden_size": 4}),
+            UsageError,
+            "did you mean 'hidden_size'",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_first_step(project, spec, kind, message):
@@ -224,6 +242,11 @@ def test_students_of_every_kind_train(project, model):
 def test_rows_held_out_are_never_trained_on(project):
     work = new_job(project, student())
     held = set(np.flatnonzero(work.run.corpus.held_out).tolist())
-    seen = {row for epoch in (0, 1) for b in train._epoch(work.spec.train, work.run.corpus, epoch) for row in b}
+    seen = {
+        row
+        for epoch in (0, 1)
+        for b in train._epoch(work.spec.train, work.run.corpus, epoch)
+        for row in b
+    }
     assert held
     assert seen == set(range(work.run.corpus.facts.rows)) - held

@@ -1,4 +1,4 @@
-"""What every objective has: a weight that may change with training, and the cache it learns from."""
+"""What every objective has: a weight that may change, and the cache it learns from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Objective(Frozen, ABC):
-    """One term of the loss; it sees two Activations and cannot know which model or cache made them."""
+    """One term of the loss; it sees two Activations and cannot know what made them."""
 
     kind: str
     weight: Schedule = 1.0

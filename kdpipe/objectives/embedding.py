@@ -17,8 +17,8 @@ class MatchEmbedding(Objective):
 
     kind: Literal["embedding"] = "embedding"
     loss: Literal["mse", "cosine", "similarity"] = "cosine"
-    """`mse`: squared error, mean over all values; `cosine`: 1 - cosine, mean over rows; `similarity`:
-    squared error between the batch's two matrices of cosines."""
+    """`mse`: squared error, mean over all values; `cosine`: 1 - cosine, mean over rows;
+    `similarity`: squared error between the batch's two matrices of cosines."""
 
     @property
     def unit(self) -> Literal["rows", "tokens"]:

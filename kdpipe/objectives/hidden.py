@@ -1,4 +1,4 @@
-"""Objective `hidden`: chosen layers of the student match chosen layers of the teacher, token by token."""
+"""Objective `hidden`: layers of the student match layers of the teacher, token by token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Layer = Annotated[int, Field(ge=0)]
 
 
 class MatchHidden(Objective):
-    """Match hidden states (TinyBERT, arXiv 1909.10351, eq. 8 and 9; means over real tokens only)."""
+    """Match hidden states (TinyBERT, arXiv 1909.10351, eq. 8 and 9, over real tokens only)."""
 
     kind: Literal["hidden"] = "hidden"
     layers: Annotated[dict[Layer, Layer], Field(min_length=1)]
@@ -41,7 +41,7 @@ class MatchHidden(Objective):
         return Needs(hidden=frozenset(self.layers)), Needs(hidden=frozenset(self.layers.values()))
 
     def projections(self, student: Dims, teacher: Dims) -> dict[str, nn.Module]:
-        """One linear map for each pair of layers; raises UsageError where they are needed but off."""
+        """One linear map a pair of layers; raises UsageError where they are needed but off."""
         from torch import nn
 
         from kdpipe.errors import UsageError

@@ -23,7 +23,7 @@ class FromCheckpoint(Frozen):
     """A commit, tag or branch of the hub; None is the default branch."""
 
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
-        """The transformer; raises UsageError where its vocabulary is smaller than the corpus needs."""
+        """The transformer; raises UsageError where its vocabulary is too small."""
         from kdpipe.encoder import load_transformer
         from kdpipe.hub import find_model
 

@@ -38,6 +38,7 @@ class FromTeacher(Frozen):
             if isinstance(value, list) and len(value) == source.num_hidden_layers:
                 setattr(config, key, [value[layer - 1] for layer in self.layers])
         config.num_hidden_layers = len(self.layers)
-        model = AutoModel.from_config(with_keys(config, self.config), trust_remote_code=False)
+        config = with_keys(config, self.config)
+        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
         model.load_state_dict(weights)
         return model

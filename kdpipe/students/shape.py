@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FromShape(Frozen):
-    """A new model: `model_type` and any config key of that family; the rest is the family's default."""
+    """A new model: `model_type` and any config key of that family; the rest has its defaults."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -45,7 +45,8 @@ class FromShape(Frozen):
         }
         config = AutoConfig.for_model(self.model_type, vocab_size=vocabulary, **special)
         config = with_keys(config, self.__pydantic_extra__ or {})
-        return AutoModel.from_config(config, trust_remote_code=False)
+        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
+        return model
 
 
 def with_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> PreTrainedConfig:

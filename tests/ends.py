@@ -1,0 +1,109 @@
+"""What the tests of bad ends share: a project, the command line, and how a run may end badly."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers.utils.logging import disable_progress_bar
+
+from kdpipe import cli, write_corpus
+from tests.pieces import sentences, write_text
+from tests.tiny import tiny_teacher_folder
+
+Capture = pytest.CaptureFixture[str]
+FILE = Path("pipeline.yaml")
+PIPELINE = """\
+corpora:
+  text:
+    sources: [{kind: files, files: [text.txt]}]
+    tokenizer: tiny
+    max_seq_length: 32
+    validation: 0.1
+teachers:
+  tiny: {model: teacher}
+caches:
+  said:
+    corpus: text
+    teacher: tiny
+    targets: [{kind: embedding, storage: fp32}]
+    dtype: fp32
+students:
+  small:
+    caches: [said]
+    model: {kind: teacher_layers, layers: [1]}
+    objectives: [{kind: embedding, loss: cosine}]
+    train: {max_steps: 40, tokens_per_batch: 256, bf16: false, eval_steps: 10, save_steps: 500}
+"""
+_PROGRESS = re.compile(
+    r"(tokenize|cache-teacher|train): \d.*"
+    r"|continuing after step \d+ of \d+"
+    r"|stopped after step \d+: the same command continues there"
+)
+
+
+def made_project(root: Path, *, tokens_per_block: int = 4096) -> Iterator[Path]:
+    """Tokenise and let the teacher speak, in `root`."""
+    # In its own process the program does that before transformers is imported.
+    disable_progress_bar()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("KDPIPE_DEVICE", "cpu")
+        patch.setattr(write_corpus, "SMALLEST", tokens_per_block)
+        patch.setattr(write_corpus, "SPREAD", tokens_per_block)
+        write_text(root / "text.txt", sentences(600))
+        tiny_teacher_folder(root / "teacher")
+        FILE.write_text(PIPELINE)
+        for stage in ("tokenize", "cache-teacher"):
+            command([stage, str(FILE)])
+        yield root
+
+
+def copy_of(made: Path, path: Path, patch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of a project, which is the current folder, and a process that is left as it was."""
+    shutil.copytree(made, path)
+    patch.chdir(path)
+    patch.setenv("KDPIPE_DEVICE", "cpu")
+    environment, hook = dict(os.environ), sys.excepthook
+    handler = signal.getsignal(signal.SIGTERM)
+    yield path
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.excepthook = hook
+    signal.signal(signal.SIGTERM, handler)
+
+
+def edit(old: str, new: str) -> None:
+    """Change the pipeline file."""
+    text = FILE.read_text()
+    assert old in text
+    FILE.write_text(text.replace(old, new))
+
+
+def command(words: list[str]) -> None:
+    """A command line that has to work."""
+    assert cli.main(words) == 0
+
+
+def fails(capsys: Capture, words: list[str], code: int) -> str:
+    """The one line with which a command line ends in this process, without `kdpipe: error: `."""
+    found = cli.main(words)
+    out, err = capsys.readouterr()
+    assert (found, out) == (code, ""), err
+    line = only_line(err)
+    assert line.startswith("kdpipe: error: ")
+    return line.removeprefix("kdpipe: error: ")
+
+
+def only_line(err: str) -> str:
+    """The one line on stderr that is no progress."""
+    lines = [line for line in err.splitlines() if not _PROGRESS.fullmatch(line)]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]

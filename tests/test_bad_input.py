@@ -1,0 +1,239 @@
+"""Bad input through the real command line: one line that says what is wrong, and an exit code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import GPT2Config, GPT2Model
+
+from kdpipe import cli
+from tests import ends
+from tests.ends import Capture, command, edit, fails
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with a corpus and a cache."""
+    yield from ends.made_project(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, now the current folder."""
+    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
+
+
+@pytest.mark.parametrize("stage", ["tokenize", "cache-teacher", "train", "evaluate", "repro"])
+def test_no_pipeline_file(here: Path, capsys: Capture, stage: str) -> None:
+    line = fails(capsys, [stage, "nowhere.yaml"], 2)
+    assert line == "nowhere.yaml: no such file; 'kdpipe init' writes one"
+
+
+def test_missing_text(here: Path, capsys: Capture) -> None:
+    (here / "text.txt").unlink()
+    line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
+    assert line == "text.txt does not exist: check 'files' in the pipeline file"
+
+
+@pytest.mark.parametrize("content", ["", "\n \n\n"])
+def test_empty_text(here: Path, capsys: Capture, content: str) -> None:
+    (here / "text.txt").write_text(content)
+    line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
+    assert line == "text.txt is empty: no row has text; mend it, or take it out of 'files'"
+
+
+def test_text_of_no_known_format(here: Path, capsys: Capture) -> None:
+    (here / "text.pdf").write_bytes(b"%PDF")
+    edit("files: [text.txt]", "files: [text.pdf]")
+    line = fails(capsys, ["tokenize", "pipeline.yaml"], 2)
+    assert line.startswith("text.pdf: unknown format '.pdf': ")
+
+
+def test_wrong_column(here: Path, capsys: Capture) -> None:
+    (here / "text.jsonl").write_text('{"sentence": "The cat sleeps.", "id": 1}\n')
+    edit("files: [text.txt]", "files: [text.jsonl], text_column: sentense")
+    line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
+    assert line == (
+        "text.jsonl:1: no column 'sentense': did you mean 'sentence'? allowed: sentence, id"
+    )
+
+
+def test_typo_in_the_pipeline_file(here: Path, capsys: Capture) -> None:
+    edit("tokens_per_batch", "token_per_batch")
+    for stage in ("tokenize", "train", "repro"):
+        line = fails(capsys, [stage, "pipeline.yaml"], 2)
+        assert line.startswith(
+            f"pipeline.yaml:{_line_with('token_per')}: students.small.train: unknown key"
+            " 'token_per_batch': did you mean 'tokens_per_batch'? allowed: num_train_epochs, "
+        )
+
+
+def test_debug_shows_the_traceback_too(here: Path, capsys: Capture) -> None:
+    edit("validation: 0.1", "validation: 1.5")
+    wanted = (
+        f"pipeline.yaml:{_line_with('1.5')}: corpora.text.validation: Input should be less than 1,"
+        " found 1.5"
+    )
+    assert fails(capsys, ["train", "pipeline.yaml"], 2) == wanted
+    assert cli.main(["train", "pipeline.yaml", "--debug"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):\n")
+    assert shown.endswith(f"\nkdpipe: error: {wanted}\n")
+
+
+def test_names_that_do_not_exist_in_the_file(here: Path, capsys: Capture) -> None:
+    for old, new, where, allowed in (
+        ("corpus: text", "corpus: texd", "caches.said.corpus names 'texd'", "text"),
+        ("teacher: tiny", "teacher: tinny", "caches.said.teacher names 'tinny'", "tiny"),
+        ("caches: [said]", "caches: [sayd]", "students.small.caches names 'sayd'", "said"),
+    ):
+        edit(old, new)
+        line = fails(capsys, ["train", "pipeline.yaml"], 2)
+        assert re.fullmatch(
+            rf"pipeline\.yaml:\d+: ([a-z.]+: )?{where}, which does not exist: did you mean"
+            rf" '{allowed}'\? allowed: {allowed}",
+            line,
+        ), line
+        edit(new, old)
+
+
+def test_names_that_do_not_exist_on_the_command_line(here: Path, capsys: Capture) -> None:
+    for stage, what, known in (
+        ("tokenize", "corpus", "text"),
+        ("cache-teacher", "cache", "said"),
+        ("train", "student", "small"),
+        ("evaluate", "student", "small"),
+    ):
+        line = fails(capsys, [stage, "pipeline.yaml", "zzz"], 2)
+        assert line == f"no {what} is called 'zzz': allowed: {known}"
+
+
+def test_no_teacher_folder_and_offline(here: Path, capsys: Capture) -> None:
+    edit("model: teacher", "model: nobody/nothing-at-all")
+    for stage in ("tokenize", "cache-teacher", "train"):
+        line = fails(capsys, [stage, "pipeline.yaml"], 3)
+        assert line == (
+            "nobody/nothing-at-all is not on this disk and the hub cannot be reached: go online once,"
+            " or name a local folder"
+        )
+    edit("nobody/nothing-at-all", "./models/nothing")
+    line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
+    assert line == "./models/nothing: no such folder, and not a hub id (owner/name)"
+
+
+def test_teacher_that_is_no_encoder(here: Path, capsys: Capture) -> None:
+    config = GPT2Config(
+        vocab_size=512,
+        n_positions=64,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    GPT2Model(config).save_pretrained(here / "decoder")
+    for path in (here / "teacher").glob("*token*"):
+        shutil.copy(path, here / "decoder")
+    edit("model: teacher", "model: decoder")
+    command(["tokenize", "pipeline.yaml"])
+    capsys.readouterr()
+    line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
+    assert line == (
+        "decoder is a 'gpt2' model, which is no text encoder: use an encoder such as BERT, or a"
+        " folder with sentence-transformers modules"
+    )
+
+
+def test_teacher_without_safetensors(here: Path, capsys: Capture) -> None:
+    (here / "teacher/model.safetensors").rename(here / "teacher/pytorch_model.bin")
+    for stage in ("tokenize", "cache-teacher", "train"):
+        line = fails(capsys, [stage, "pipeline.yaml"], 3)
+        assert line == (
+            "teacher has no model.safetensors; pytorch_model.bin is not read, convert it to safetensors"
+        )
+
+
+def test_damaged_teacher(here: Path, capsys: Capture) -> None:
+    path = here / "teacher/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
+    assert re.fullmatch(r"teacher: the model cannot be loaded \(.+\)", line), line
+
+
+def test_rows_longer_than_the_positions(here: Path, capsys: Capture) -> None:
+    edit("max_seq_length: 32", "max_seq_length: 65")
+    line = fails(capsys, ["tokenize", "pipeline.yaml"], 2)
+    assert line == (
+        "pipeline.yaml: corpora.text.max_seq_length is 65, 'tiny' has positions for 64 tokens:"
+        " lower it"
+    )
+
+
+def test_stages_in_the_wrong_order(here: Path, capsys: Capture) -> None:
+    shutil.rmtree("artifacts/caches")
+    line = fails(capsys, ["train", "pipeline.yaml"], 3)
+    assert line == (
+        "artifacts/caches/said does not exist: run 'kdpipe cache-teacher pipeline.yaml said'"
+    )
+    line = fails(capsys, ["evaluate", "pipeline.yaml"], 3)
+    assert line == "artifacts/students/small does not exist: run 'kdpipe train pipeline.yaml small'"
+    Path("artifacts/corpora/text/manifest.json").unlink()
+    for stage in ("cache-teacher", "train"):
+        line = fails(capsys, [stage, "pipeline.yaml"], 3)
+        assert line == (
+            "artifacts/corpora/text is not finished: run 'kdpipe tokenize pipeline.yaml text'"
+        )
+
+
+def test_cache_of_another_corpus(here: Path, capsys: Capture) -> None:
+    with (here / "text.txt").open("a") as file:
+        file.write("One more.\n")
+    command(["tokenize", "pipeline.yaml"])
+    capsys.readouterr()
+    line = fails(capsys, ["train", "pipeline.yaml"], 3)
+    assert re.fullmatch(
+        r"artifacts/caches/said was made for another corpus than artifacts/corpora/text.*: run"
+        r" 'kdpipe cache-teacher pipeline\.yaml said'",
+        line,
+    ), line
+
+
+def test_corpus_for_another_teacher(here: Path, capsys: Capture) -> None:
+    path = here / "teacher/tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
+    line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
+    assert re.fullmatch(
+        r"artifacts/corpora/text was tokenised for another model \(tokenizer \w{12}\) than teacher"
+        r" 'tiny' \(tokenizer \w{12}\): set tokenizer: tiny for that corpus and run 'kdpipe tokenize'",
+        line,
+    ), line
+
+
+@pytest.mark.parametrize("kind", ["corpora/text", "caches/said"])
+def test_damaged_file_of_an_artifact(here: Path, capsys: Capture, kind: str) -> None:
+    path = sorted((here / "artifacts" / kind).glob("[!m]*"))[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    line = fails(capsys, ["train", "pipeline.yaml"], 3)
+    assert str(path.relative_to(here)) in line
+    assert re.search(r" is damaged \(.+\): run 'kdpipe [a-z-]+", line), line
+
+
+def test_layer_that_the_teacher_lacks(here: Path, capsys: Capture) -> None:
+    edit("layers: [1]", "layers: [3]")
+    line = fails(capsys, ["train", "pipeline.yaml"], 2)
+    assert re.search(r"\b3\b.*\b2\b", line), line
+
+
+def test_unknown_device(here: Path, capsys: Capture) -> None:
+    for stage in ("cache-teacher", "train"):
+        line = fails(capsys, [stage, "pipeline.yaml", "--device", "tpu"], 2)
+        assert line.startswith("device 'tpu'"), line
+
+
+def _line_with(text: str) -> int:
+    lines = Path("pipeline.yaml").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
