@@ -25,6 +25,14 @@ def nearest(word: str, known: list[str]) -> str:
     return f"{hint}allowed: {', '.join(known) or 'nothing'}"
 
 
+class MisplacedError(ValueError):
+    """A mistake at a key below the model that finds it; `keys` lead there, for the line number."""
+
+    def __init__(self, keys: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
 class Frozen(BaseModel):
     """Base of everything a pipeline file can say: immutable, no unknown keys, documented fields."""
 
@@ -36,9 +44,8 @@ class Frozen(BaseModel):
         if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(
-                        f"unknown key {key!r}: {nearest(str(key), [*cls.model_fields])}"
-                    )
+                    allowed = nearest(str(key), [*cls.model_fields])
+                    raise MisplacedError((key,), f"unknown key {key!r}: {allowed}")
         return data
 
     def identity(self) -> dict[str, Any]:
@@ -89,7 +96,9 @@ def decode(model: type[Model], data: Any, path: Path) -> Model:
         if first["type"] == "missing":
             keys, text = keys[:-1] or keys, f"key {first['loc'][-1]!r} is required"
         dotted = ".".join(str(key) for key in keys)
-        raise UsageError(f"{path}:{_line(path, keys)}: {dotted}: {text}") from None
+        below = getattr(first.get("ctx", {}).get("error"), "keys", ())
+        where = f"{path}:{_line(path, [*keys, *below])}"
+        raise UsageError(f"{where}: {dotted}: {text}" if keys else f"{where}: {text}") from None
 
 
 def _keys(data: Any, location: tuple[int | str, ...]) -> Iterator[int | str]:
@@ -111,7 +120,8 @@ def _line(path: Path, keys: list[int | str]) -> int:
     line = 1
     for key in keys:
         try:
-            mark = node.lc.item(key) if isinstance(node, list) else node.lc.key(key)
+            places = node.lc
+            mark = places.item(key) if isinstance(node, list) else places.key(key)
             line, node = mark[0] + 1, node[key]
         except (AttributeError, KeyError, IndexError, TypeError):
             break

@@ -10,26 +10,28 @@ import inspect
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from kdpipe.activations import Activations, Dims, Needs, Tokens
 from kdpipe.batches import by_length
 from kdpipe.config import nearest
 from kdpipe.device import Dtype, autocast
-from kdpipe.errors import ArtifactError
+from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import read_json
 from kdpipe.modules import HeadSpec, modules_of, transformer_folder
 
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
 _UNLOADABLE = (
     *(OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError),
-    SafetensorError,
+    *(ArithmeticError, AssertionError, SafetensorError, StrictDataclassError),
 )
+"""What the libraries raise on damaged files and on configs that make no sense."""
 
 
 class Dense(nn.Module):
@@ -155,19 +157,28 @@ def load_encoder(folder: Path, head: HeadSpec) -> Encoder:
     return Encoder(model, head, [_dense(path) for path in head.dense]).eval()
 
 
+def new_transformer(config: PreTrainedConfig) -> PreTrainedModel:
+    """A transformer with fresh weights; raises UsageError for a shape that cannot be."""
+    try:
+        model: PreTrainedModel = AutoModel.from_config(
+            config, trust_remote_code=False, attn_implementation=_attention()
+        )
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise UsageError(f"the student's shape cannot be built: {_first(error)}") from None
+    return model
+
+
 def load_transformer(folder: Path, *, any_family: bool = False) -> PreTrainedModel:
     """The transformer of a folder in fp32, without code of its own and from safetensors only."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNLOADABLE as error:
         raise ArtifactError(f"{folder}: config.json cannot be read ({_first(error)})") from None
     if not any_family and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise ArtifactError(
             f"{folder} is a {config.model_type!r} model, which is no text encoder: use one such as"
             " BERT, or a folder with sentence-transformers modules"
         )
-    # Eager attention is the faster one for short rows on CPUs; elsewhere torch's own choice is.
-    attention = None if torch.cuda.is_available() else "eager"
     try:
         model, loading = AutoModel.from_pretrained(
             folder,
@@ -176,7 +187,7 @@ def load_transformer(folder: Path, *, any_family: bool = False) -> PreTrainedMod
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
-            attn_implementation=attention,
+            attn_implementation=_attention(),
             output_loading_info=True,
         )
     except _UNLOADABLE as error:
@@ -214,3 +225,8 @@ def _dense(path: Path) -> Dense:
 
 def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _attention() -> str | None:
+    """Eager attention is the faster one for short rows on CPUs; elsewhere torch's choice is."""
+    return None if torch.cuda.is_available() else "eager"

@@ -124,9 +124,13 @@ def _screen_part(folder: Path) -> None:
                 f"{folder / name} has {bad[0]!r}: the model brings its own code, which is not run"
             )
     index = folder / f"{WEIGHTS}.index.json"
-    names = read_json(index).get("weight_map", {WEIGHTS: WEIGHTS}) if index.is_file() else {}
+    if not index.is_file():
+        return
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise ArtifactError(f"{index} has no weight_map: it is damaged")
     for name in names.values():
-        if Path(str(name)).name != name or not str(name).endswith(".safetensors"):
+        if Path(str(name)).name != name or not name.endswith(".safetensors"):
             raise ArtifactError(
                 f"{index} names {name!r}, which is not a safetensors file beside it"
             )

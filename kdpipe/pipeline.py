@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from kdpipe.config import Frozen, Name, decode, nearest, read_yaml
+from kdpipe.config import Frozen, MisplacedError, Name, decode, nearest, read_yaml
 from kdpipe.errors import UsageError
 from kdpipe.objectives import AnyObjective
 from kdpipe.sources import Source
@@ -150,18 +150,19 @@ class Pipeline(Frozen):
     @model_validator(mode="after")
     def _names_exist(self) -> Pipeline:
         for name, cache in self.caches.items():
-            _known(f"caches.{name}.corpus", cache.corpus, self.corpora)
-            _known(f"caches.{name}.teacher", cache.teacher, self.teachers)
+            _known(("caches", name, "corpus"), cache.corpus, self.corpora)
+            _known(("caches", name, "teacher"), cache.teacher, self.teachers)
         for name, student in self.students.items():
             for cache_name in student.caches:
-                _known(f"students.{name}.caches", cache_name, self.caches)
+                _known(("students", name, "caches"), cache_name, self.caches)
         return self
 
 
-def _known(where: str, name: str, section: dict[str, Any]) -> None:
+def _known(keys: tuple[str, ...], name: str, section: dict[str, Any]) -> None:
     if name not in section:
-        raise ValueError(
-            f"{where} names {name!r}, which does not exist: {nearest(name, [*section])}"
+        allowed = nearest(name, [*section])
+        raise MisplacedError(
+            keys, f"{'.'.join(keys)} names {name!r}, which does not exist: {allowed}"
         )
 
 

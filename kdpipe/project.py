@@ -147,7 +147,8 @@ def same_tokenizer(teacher: Teacher, corpus: Corpus, name: str) -> None:
         raise ArtifactError(
             f"{corpus.folder} was tokenised for another model (tokenizer"
             f" {corpus.facts.tokenizer[:12]}) than teacher {teacher.name!r} (tokenizer"
-            f" {found[:12]}): set tokenizer: {teacher.name} for that corpus and run 'kdpipe tokenize'"
+            f" {found[:12]}): set tokenizer: {teacher.name} for that corpus and run"
+            " 'kdpipe tokenize'"
         )
     positions = modules.position_limit(teacher.folder)
     if corpus.facts.longest > positions:

@@ -93,11 +93,10 @@ def test_names_that_do_not_exist_in_the_file(here: Path, capsys: Capture) -> Non
     ):
         edit(old, new)
         line = fails(capsys, ["train", "pipeline.yaml"], 2)
-        assert re.fullmatch(
-            rf"pipeline\.yaml:\d+: ([a-z.]+: )?{where}, which does not exist: did you mean"
-            rf" '{allowed}'\? allowed: {allowed}",
-            line,
-        ), line
+        assert line == (
+            f"pipeline.yaml:{_line_with(new)}: {where}, which does not exist: did you mean"
+            f" '{allowed}'? allowed: {allowed}"
+        )
         edit(new, old)
 
 
@@ -143,8 +142,8 @@ def test_teacher_that_is_no_encoder(here: Path, capsys: Capture) -> None:
     capsys.readouterr()
     line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
     assert line == (
-        "decoder is a 'gpt2' model, which is no text encoder: use an encoder such as BERT, or a"
-        " folder with sentence-transformers modules"
+        "decoder is a 'gpt2' model, which is no text encoder: use one such as BERT, or a folder"
+        " with sentence-transformers modules"
     )
 
 
@@ -225,13 +224,13 @@ def test_damaged_file_of_an_artifact(here: Path, capsys: Capture, kind: str) -> 
 def test_layer_that_the_teacher_lacks(here: Path, capsys: Capture) -> None:
     edit("layers: [1]", "layers: [3]")
     line = fails(capsys, ["train", "pipeline.yaml"], 2)
-    assert re.search(r"\b3\b.*\b2\b", line), line
+    assert line == "the teacher has layers 1 to 2, not 3: choose among them"
 
 
 def test_unknown_device(here: Path, capsys: Capture) -> None:
     for stage in ("cache-teacher", "train"):
         line = fails(capsys, [stage, "pipeline.yaml", "--device", "tpu"], 2)
-        assert line.startswith("device 'tpu'"), line
+        assert line == "device 'tpu' is not there: use auto, cpu, cuda or mps"
 
 
 def _line_with(text: str) -> int:

@@ -238,8 +238,8 @@ def test_a_decoder_is_no_teacher(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         load_encoder(tmp_path / "decoder", HeadSpec())
     assert str(caught.value) == (
-        f"{tmp_path / 'decoder'} is a 'gpt2' model, which is no text encoder: use an encoder such"
-        " as BERT, or a folder with sentence-transformers modules"
+        f"{tmp_path / 'decoder'} is a 'gpt2' model, which is no text encoder: use one such as"
+        " BERT, or a folder with sentence-transformers modules"
     )
 
 
@@ -248,6 +248,12 @@ def test_a_decoder_is_no_teacher(tmp_path: Path) -> None:
     [
         ("config.json", b'{"model_type": "no-such"}', "config.json cannot be read ("),
         ("config.json", b'{"hidden_size": 8}', "config.json cannot be read ("),
+        (
+            "config.json",
+            b'{"model_type": "bert", "hidden_size": "8"}',
+            "config.json cannot be read (",
+        ),
+        ("config.json", b'{"model_type": "bert", "num_attention_heads": 0}', "the model cannot be"),
         ("model.safetensors", b"\x10\0\0\0", "the model cannot be loaded ("),
     ],
 )

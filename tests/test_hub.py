@@ -84,6 +84,13 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, name: str, pl
     assert refusal(folder) == (f"{index} names {name!r}, which is not a safetensors file beside it")
 
 
+@pytest.mark.parametrize("index", [{}, {"weight_map": 3}, {"weight_map": ["model.safetensors"]}])
+def test_an_index_without_names_is_refused(tmp_path: Path, index: object) -> None:
+    folder = bare(tmp_path / "model", **{"model.safetensors.index": index})
+    path = folder / "model.safetensors.index.json"
+    assert refusal(folder) == f"{path} has no weight_map: it is damaged"
+
+
 def test_weights_in_several_files_are_found_once_each_and_in_order(tmp_path: Path) -> None:
     names = {"z": "b.safetensors", "a": "c.safetensors", "m": "b.safetensors", "k": "a.safetensors"}
     folder = bare(tmp_path / "model")

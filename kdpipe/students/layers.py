@@ -26,9 +26,8 @@ class FromTeacher(Frozen):
 
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
         """The transformer; raises UsageError for layers that cannot be had."""
-        from transformers import AutoModel
-
         from kdpipe.anatomy import keep_layers
+        from kdpipe.encoder import new_transformer
         from kdpipe.students.shape import with_keys
 
         source = teacher.model.config
@@ -38,7 +37,6 @@ class FromTeacher(Frozen):
             if isinstance(value, list) and len(value) == source.num_hidden_layers:
                 setattr(config, key, [value[layer - 1] for layer in self.layers])
         config.num_hidden_layers = len(self.layers)
-        config = with_keys(config, self.config)
-        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
+        model = new_transformer(with_keys(config, self.config))
         model.load_state_dict(weights)
         return model

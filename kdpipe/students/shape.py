@@ -26,7 +26,9 @@ class FromShape(Frozen):
 
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
         """The transformer; raises UsageError for an unknown model type or key."""
-        from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+        from transformers import CONFIG_MAPPING, AutoConfig
+
+        from kdpipe.encoder import new_transformer
 
         if self.model_type not in CONFIG_MAPPING:
             known = sorted(CONFIG_MAPPING.keys())
@@ -44,9 +46,7 @@ class FromShape(Frozen):
             if (value := getattr(teacher.model.config, key, None)) is not None
         }
         config = AutoConfig.for_model(self.model_type, vocab_size=vocabulary, **special)
-        config = with_keys(config, self.__pydantic_extra__ or {})
-        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
-        return model
+        return new_transformer(with_keys(config, self.__pydantic_extra__ or {}))
 
 
 def with_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> PreTrainedConfig:

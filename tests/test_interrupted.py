@@ -1,0 +1,203 @@
+"""Runs that end early, by a full disk, a signal or another process; the next one goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+
+from kdpipe import cli
+from tests import ends
+from tests.ends import Capture, command, edit, fails, only_line
+
+MANIFESTS = {
+    "tokenize": Path("artifacts/corpora/text/manifest.json"),
+    "cache-teacher": Path("artifacts/caches/said/manifest.json"),
+    "train": Path("artifacts/students/small/manifest.json"),
+}
+STOPPED = "interrupted: what was finished is kept, the same command continues"
+SKIPPED = 77
+FORKS = multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project whose stages all ran without a stop; its cache has many small shards."""
+    for root in ends.made_project(tmp_path_factory.mktemp("made"), tokens_per_block=64):
+        command(["train", "pipeline.yaml"])
+        shutil.rmtree(root / ".kdpipe/locks")
+        yield root
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, now the current folder."""
+    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
+
+
+def forget(stage: str) -> bytes:
+    """Remove what a stage made, and give back its manifest."""
+    manifest = MANIFESTS[stage].read_bytes()
+    shutil.rmtree(MANIFESTS[stage].parent)
+    if stage == "cache-teacher":
+        shutil.rmtree(".kdpipe/store")
+    return manifest
+
+
+@contextlib.contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond `size` bytes (Python ignores the signal for that)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "name"),
+    [
+        ("tokenize", 2000, r"artifacts/corpora/text/block-\w+\.arrow"),
+        ("cache-teacher", 2000, r"\.kdpipe/store/\w\w/\w+\.safetensors"),
+        ("train", 2000, r"\.kdpipe/runs/\w+/step-00000004/weights\.safetensors"),
+        ("train, at its end", 2000, r"artifacts/students/small/\w+\.(safetensors|json)"),
+    ],
+)
+def test_full_disk(here: Path, capsys: Capture, stage: str, size: int, name: str) -> None:
+    stage, _, at_end = stage.partition(", ")
+    if not at_end:
+        edit("save_steps: 500", "save_steps: 4")
+    before = forget(stage)
+    with disk_of(size):
+        line = fails(capsys, [stage, "pipeline.yaml"], 5)
+    assert re.fullmatch(
+        rf"no space left while writing {name}: free some and rerun; what was finished is kept, the"
+        " same command continues",
+        line,
+    ), line
+    assert not MANIFESTS[stage].exists()
+    assert not [path for path in here.rglob("*") if "tmp" in path.name]
+    command([stage, "pipeline.yaml"])
+    assert MANIFESTS[stage].read_bytes() == before
+
+
+def run_words(words: list[str], log: str) -> None:
+    """The program in a process of its own, stderr in a file; a nobody where it would be root."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 2)
+    raise SystemExit(cli.main(words))
+
+
+def run_as_nobody(words: list[str], log: str) -> None:
+    """`run_words`, by a user who may not write where the test does, were it root."""
+    if os.geteuid() == 0:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+        os.dup2(descriptor, 2)
+        os.setgid(65534)
+        os.setuid(65534)
+        if not os.access(cli.__file__, os.R_OK) or not os.access("text.txt", os.R_OK):
+            raise SystemExit(SKIPPED)
+        raise SystemExit(cli.main(words))
+    run_words(words, log)
+
+
+def begin(words: list[str], target: Callable[[list[str], str], None] = run_words) -> Process:
+    FORKS.set_forkserver_preload(["kdpipe.train", "kdpipe.teacher", "kdpipe.tokenizer"])
+    process = FORKS.Process(target=target, args=(words, "log"))
+    process.start()
+    return process
+
+
+Process = ForkServerProcess
+
+
+def wait_for(process: Process, pattern: str) -> None:
+    """Until there is a file of that name; fails when the process ends before."""
+    end = time.monotonic() + 60
+    while not any(Path().glob(pattern)):
+        assert process.is_alive(), Path("log").read_text()
+        assert time.monotonic() < end, f"no {pattern} after a minute"
+        time.sleep(0.001)
+
+
+RUNNING = {
+    "cache-teacher": ".kdpipe/store/*/*.json",
+    "train": ".kdpipe/runs/*/step-*3/state.json",
+}
+
+
+@pytest.mark.parametrize("stage", ["cache-teacher", "train"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal(here: Path, capsys: Capture, stage: str, number: int, code: int) -> None:
+    edit("save_steps: 500", "save_steps: 1")
+    before = forget(stage)
+    process = begin([stage, "pipeline.yaml"])
+    assert process.pid is not None
+    wait_for(process, RUNNING[stage])
+    os.kill(process.pid, number)
+    process.join(60)
+    log = Path("log").read_text()
+    assert (process.exitcode, only_line(log)) == (code, STOPPED), log
+    assert not MANIFESTS[stage].exists()
+    assert not [path for path in here.rglob("*") if "tmp" in path.name]
+    capsys.readouterr()
+    command([stage, "pipeline.yaml"])
+    assert MANIFESTS[stage].read_bytes() == before
+    shown = capsys.readouterr().err
+    if stage == "train":
+        (step,) = re.findall(r"^stopped after step (\d+): ", log, re.MULTILINE)
+        assert f"continuing after step {step} of 40\n" in shown
+        assert not any(Path(".kdpipe/runs").glob("*"))
+    else:
+        assert_went_on(shown)
+
+
+def test_kill_while_another_process_waits(here: Path, capsys: Capture) -> None:
+    before = forget("cache-teacher")
+    process = begin(["cache-teacher", "pipeline.yaml"])
+    assert process.pid is not None
+    wait_for(process, RUNNING["cache-teacher"])
+    os.kill(process.pid, signal.SIGSTOP)
+    line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 4)
+    assert line == (
+        f"cache said is being written by process {process.pid}: wait for it to end, or stop it"
+    )
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    command(["cache-teacher", "pipeline.yaml"])
+    assert MANIFESTS["cache-teacher"].read_bytes() == before
+    assert not [path for path in here.rglob("*") if "tmp" in path.name]
+    assert_went_on(capsys.readouterr().err)
+
+
+def assert_went_on(shown: str) -> None:
+    """The teacher read some blocks, and not all of them."""
+    (words,) = re.findall(r"(\d+) blocks, (\d+) of them new", shown)
+    assert 0 < int(words[1]) < int(words[0])
+
+
+@pytest.mark.parametrize("stage", ["tokenize", "cache-teacher", "train"])
+def test_folder_that_may_not_be_written(here: Path, stage: str) -> None:
+    (here / "log").touch()
+    for path in (here, *here.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o666)
+    process = begin([stage, "pipeline.yaml"], run_as_nobody)
+    process.join(60)
+    here.chmod(0o755)
+    if process.exitcode == SKIPPED:
+        pytest.skip("the program cannot be read by another user")
+    log = Path("log").read_text()
+    assert process.exitcode == 5, log
+    assert only_line(log) == "?"
