@@ -99,15 +99,22 @@ def open_finished(folder: Path, kind: str, remedy: str) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def is_current(folder: Path, kind: str, spec: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Whether `folder` is finished, complete in size, and made by `spec` from `inputs`."""
+def is_current(
+    folder: Path, kind: str, spec: dict[str, Any], inputs: dict[str, str], *, verify: bool = False
+) -> bool:
+    """Whether `folder` is finished, complete in size, and made by `spec` from `inputs`.
+
+    `verify` also reads all files, and compares their digests.
+    """
     try:
         manifest, _ = open_finished(folder, kind, "")
     except ArtifactError:
         return False
     if (manifest.spec, manifest.inputs, manifest.version) != (spec, inputs, VERSIONS[kind]):
         return False
-    return all(_size(folder / file.name) == file.bytes for file in manifest.files)
+    if any(_size(folder / file.name) != file.bytes for file in manifest.files):
+        return False
+    return not verify or all(_has_digest(folder, file) for file in manifest.files)
 
 
 def check(folder: Path, file: Part, remedy: str) -> Path:
@@ -117,7 +124,7 @@ def check(folder: Path, file: Part, remedy: str) -> Path:
         raise ArtifactError(
             f"{path} is missing or cut short ({file.bytes} bytes expected): {remedy}"
         )
-    if io.digest_file(path, file.digest.partition(":")[0]) != file.digest:
+    if not _has_digest(folder, file):
         raise ArtifactError(f"{path} is damaged (digest differs from the manifest): {remedy}")
     return path
 
@@ -137,6 +144,10 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is damaged (not an object): delete it and rerun")
     return value
+
+
+def _has_digest(folder: Path, file: Part) -> bool:
+    return io.digest_file(folder / file.name, file.digest.partition(":")[0]) == file.digest
 
 
 def _size(path: Path) -> int:

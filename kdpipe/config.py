@@ -76,6 +76,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if data is None:
+        raise UsageError(f"{path} is empty: remove it, then 'kdpipe init' writes one")
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected a mapping, found {type(data).__name__}")
     if _depth(data, MAX_DEPTH) > MAX_DEPTH:
@@ -94,7 +96,7 @@ def decode(model: type[Model], data: Any, path: Path) -> Model:
         if first["type"] not in {"value_error", "missing"} and not isinstance(first["input"], dict):
             text = f"{text}, found {first['input']!r}"
         if first["type"] == "missing":
-            keys, text = keys[:-1] or keys, f"key {first['loc'][-1]!r} is required"
+            keys, text = keys[:-1], f"key {first['loc'][-1]!r} is required"
         dotted = ".".join(str(key) for key in keys)
         below = getattr(first.get("ctx", {}).get("error"), "keys", ())
         where = f"{path}:{_line(path, [*keys, *below])}"

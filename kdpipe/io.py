@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from safetensors import SafetensorError
 
 from kdpipe.errors import LockedError
 
@@ -160,6 +161,11 @@ def _temporary(path: Path) -> Iterator[Path]:
     temporary = path.parent / f"{TEMPORARY}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
     try:
         yield temporary
+    except (OSError, SafetensorError) as error:
+        # A failed write names no file, or one of a name that says nothing to a user.
+        if getattr(error, "filename", None) in {None, os.fspath(temporary)}:
+            error.filename = os.fspath(path)  # type: ignore[union-attr]
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,9 +16,12 @@ for name in ("KDPIPE_STORE", "KDPIPE_DEVICE", "DVC_ROOT"):
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: socket.socket, address: object) -> None:
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: str) -> None:
         if self.family != socket.AF_UNIX:
             raise AssertionError(f"a test wants to reach {address}")
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 

@@ -57,7 +57,7 @@ def made_project(root: Path, *, tokens_per_block: int = 4096) -> Iterator[Path]:
         patch.setenv("KDPIPE_DEVICE", "cpu")
         patch.setattr(write_corpus, "SMALLEST", tokens_per_block)
         patch.setattr(write_corpus, "SPREAD", tokens_per_block)
-        write_text(root / "text.txt", sentences(600))
+        write_text(root / "text.txt", sentences(400))
         tiny_teacher_folder(root / "teacher")
         FILE.write_text(PIPELINE)
         for stage in ("tokenize", "cache-teacher"):

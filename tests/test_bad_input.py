@@ -33,6 +33,34 @@ def test_no_pipeline_file(here: Path, capsys: Capture, stage: str) -> None:
     assert line == "nowhere.yaml: no such file; 'kdpipe init' writes one"
 
 
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("", "pipeline.yaml is empty: remove it, then 'kdpipe init' writes one"),
+        ("# a comment\n", "pipeline.yaml is empty: remove it, then 'kdpipe init' writes one"),
+        ("- a\n", "pipeline.yaml: expected a mapping, found list"),
+        (
+            "corpora:\n  a: [\n",
+            "pipeline.yaml:3: not valid YAML: expected the node content, but found '<stream end>'",
+        ),
+        (
+            "corpora: {}\ncorpora: {}\n",
+            'pipeline.yaml:2: not valid YAML: found duplicate key "corpora" with value "{}"'
+            ' (original value: "{}")',
+        ),
+        ("\ncorpora: {}\n", "pipeline.yaml:1: key 'teachers' is required"),
+        (
+            "corpora: {}\n\nteacher: {}\n",
+            "pipeline.yaml:3: unknown key 'teacher': did you mean 'teachers'? allowed: corpora,"
+            " teachers, caches, students",
+        ),
+    ],
+)
+def test_no_pipeline_in_the_file(here: Path, capsys: Capture, content: str, wanted: str) -> None:
+    Path("pipeline.yaml").write_text(content)
+    assert fails(capsys, ["tokenize", "pipeline.yaml"], 2) == wanted
+
+
 def test_missing_text(here: Path, capsys: Capture) -> None:
     (here / "text.txt").unlink()
     line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
@@ -116,8 +144,8 @@ def test_no_teacher_folder_and_offline(here: Path, capsys: Capture) -> None:
     for stage in ("tokenize", "cache-teacher", "train"):
         line = fails(capsys, [stage, "pipeline.yaml"], 3)
         assert line == (
-            "nobody/nothing-at-all is not on this disk and the hub cannot be reached: go online once,"
-            " or name a local folder"
+            "nobody/nothing-at-all is not on this disk and the hub cannot be reached: go online"
+            " once, or name a local folder"
         )
     edit("nobody/nothing-at-all", "./models/nothing")
     line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
@@ -152,7 +180,8 @@ def test_teacher_without_safetensors(here: Path, capsys: Capture) -> None:
     for stage in ("tokenize", "cache-teacher", "train"):
         line = fails(capsys, [stage, "pipeline.yaml"], 3)
         assert line == (
-            "teacher has no model.safetensors; pytorch_model.bin is not read, convert it to safetensors"
+            "teacher has no model.safetensors; pytorch_model.bin is not read, convert it to"
+            " safetensors"
         )
 
 
@@ -160,7 +189,7 @@ def test_damaged_teacher(here: Path, capsys: Capture) -> None:
     path = here / "teacher/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
     line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
-    assert re.fullmatch(r"teacher: the model cannot be loaded \(.+\)", line), line
+    assert re.fullmatch(r"teacher: the model cannot be loaded \(Error while .+\)", line), line
 
 
 def test_rows_longer_than_the_positions(here: Path, capsys: Capture) -> None:
@@ -169,6 +198,17 @@ def test_rows_longer_than_the_positions(here: Path, capsys: Capture) -> None:
     assert line == (
         "pipeline.yaml: corpora.text.max_seq_length is 65, 'tiny' has positions for 64 tokens:"
         " lower it"
+    )
+
+
+def test_rows_longer_than_the_positions_of_a_new_teacher(here: Path, capsys: Capture) -> None:
+    path = here / "teacher/config.json"
+    text = path.read_text()
+    path.write_text(text.replace('"max_position_embeddings": 64', '"max_position_embeddings": 20'))
+    line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
+    assert line == (
+        "artifacts/corpora/text has rows of 32 tokens, teacher 'tiny' has positions for 20: lower"
+        " max_seq_length and run 'kdpipe tokenize'"
     )
 
 
@@ -195,8 +235,9 @@ def test_cache_of_another_corpus(here: Path, capsys: Capture) -> None:
     capsys.readouterr()
     line = fails(capsys, ["train", "pipeline.yaml"], 3)
     assert re.fullmatch(
-        r"artifacts/caches/said was made for another corpus than artifacts/corpora/text.*: run"
-        r" 'kdpipe cache-teacher pipeline\.yaml said'",
+        r"artifacts/caches/said was made for another corpus than artifacts/corpora/text \(corpus:"
+        r" \w{12} in the cache, \w{12} in the corpus; rows: 400 in the cache, 401 in the corpus\):"
+        r" run 'kdpipe cache-teacher pipeline\.yaml said'",
         line,
     ), line
 
@@ -207,18 +248,29 @@ def test_corpus_for_another_teacher(here: Path, capsys: Capture) -> None:
     line = fails(capsys, ["cache-teacher", "pipeline.yaml"], 3)
     assert re.fullmatch(
         r"artifacts/corpora/text was tokenised for another model \(tokenizer \w{12}\) than teacher"
-        r" 'tiny' \(tokenizer \w{12}\): set tokenizer: tiny for that corpus and run 'kdpipe tokenize'",
+        r" 'tiny' \(tokenizer \w{12}\): set tokenizer: tiny for that corpus and run"
+        r" 'kdpipe tokenize'",
         line,
     ), line
 
 
-@pytest.mark.parametrize("kind", ["corpora/text", "caches/said"])
-def test_damaged_file_of_an_artifact(here: Path, capsys: Capture, kind: str) -> None:
-    path = sorted((here / "artifacts" / kind).glob("[!m]*"))[0]
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("corpora/text", ["tokenize"]),
+        ("caches/said", ["cache-teacher", "--verify"]),
+    ],
+)
+def test_damaged_artifact(here: Path, capsys: Capture, kind: str, remedy: list[str]) -> None:
+    path = sorted(Path("artifacts", kind).glob("[!m]*"))[0]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     line = fails(capsys, ["train", "pipeline.yaml"], 3)
-    assert str(path.relative_to(here)) in line
-    assert re.search(r" is damaged \(.+\): run 'kdpipe [a-z-]+", line), line
+    told = "again" if len(remedy) == 1 else "with --verify, which computes it again"
+    assert line == (
+        f"{path} is damaged (digest differs from the manifest): run 'kdpipe {remedy[0]}' {told}"
+    )
+    command([*remedy, "pipeline.yaml"])
+    command(["train", "pipeline.yaml"])
 
 
 def test_layer_that_the_teacher_lacks(here: Path, capsys: Capture) -> None:

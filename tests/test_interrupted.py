@@ -1,4 +1,4 @@
-"""Runs that end early, by a full disk, a signal or another process; the next one goes on from there."""
+"""Runs that end early, by a full disk or a signal; the next one goes on from there."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ MANIFESTS = {
     "tokenize": Path("artifacts/corpora/text/manifest.json"),
     "cache-teacher": Path("artifacts/caches/said/manifest.json"),
     "train": Path("artifacts/students/small/manifest.json"),
+}
+RUNNING = {
+    "cache-teacher": ".kdpipe/store/*/*.json",
+    "train": ".kdpipe/runs/*/step-*3/state.json",
 }
 STOPPED = "interrupted: what was finished is kept, the same command continues"
 SKIPPED = 77
@@ -65,64 +69,33 @@ def disk_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(
-    ("stage", "size", "name"),
-    [
-        ("tokenize", 2000, r"artifacts/corpora/text/block-\w+\.arrow"),
-        ("cache-teacher", 2000, r"\.kdpipe/store/\w\w/\w+\.safetensors"),
-        ("train", 2000, r"\.kdpipe/runs/\w+/step-00000004/weights\.safetensors"),
-        ("train, at its end", 2000, r"artifacts/students/small/\w+\.(safetensors|json)"),
-    ],
-)
-def test_full_disk(here: Path, capsys: Capture, stage: str, size: int, name: str) -> None:
-    stage, _, at_end = stage.partition(", ")
-    if not at_end:
-        edit("save_steps: 500", "save_steps: 4")
-    before = forget(stage)
-    with disk_of(size):
-        line = fails(capsys, [stage, "pipeline.yaml"], 5)
-    assert re.fullmatch(
-        rf"no space left while writing {name}: free some and rerun; what was finished is kept, the"
-        " same command continues",
-        line,
-    ), line
-    assert not MANIFESTS[stage].exists()
-    assert not [path for path in here.rglob("*") if "tmp" in path.name]
-    command([stage, "pipeline.yaml"])
-    assert MANIFESTS[stage].read_bytes() == before
-
-
-def run_words(words: list[str], log: str) -> None:
-    """The program in a process of its own, stderr in a file; a nobody where it would be root."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
-    os.dup2(descriptor, 2)
+def run_words(words: list[str]) -> None:
+    """The program in a process of its own, with stderr in the file `log`."""
+    os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT), 2)
+    # The test must see how far it is before it is done.
+    os.nice(5)
     raise SystemExit(cli.main(words))
 
 
-def run_as_nobody(words: list[str], log: str) -> None:
-    """`run_words`, by a user who may not write where the test does, were it root."""
+def run_as_nobody(words: list[str]) -> None:
+    """The same, by a user whom the modes of files bind, were it root."""
     if os.geteuid() == 0:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
-        os.dup2(descriptor, 2)
         os.setgid(65534)
         os.setuid(65534)
         if not os.access(cli.__file__, os.R_OK) or not os.access("text.txt", os.R_OK):
             raise SystemExit(SKIPPED)
-        raise SystemExit(cli.main(words))
-    run_words(words, log)
+    run_words(words)
 
 
-def begin(words: list[str], target: Callable[[list[str], str], None] = run_words) -> Process:
+def begin(words: list[str], target: Callable[[list[str]], None] = run_words) -> ForkServerProcess:
+    """Start the program in a process that has torch imported already."""
     FORKS.set_forkserver_preload(["kdpipe.train", "kdpipe.teacher", "kdpipe.tokenizer"])
-    process = FORKS.Process(target=target, args=(words, "log"))
+    process = FORKS.Process(target=target, args=(words,))
     process.start()
     return process
 
 
-Process = ForkServerProcess
-
-
-def wait_for(process: Process, pattern: str) -> None:
+def wait_for(process: ForkServerProcess, pattern: str) -> None:
     """Until there is a file of that name; fails when the process ends before."""
     end = time.monotonic() + 60
     while not any(Path().glob(pattern)):
@@ -131,10 +104,42 @@ def wait_for(process: Process, pattern: str) -> None:
         time.sleep(0.001)
 
 
-RUNNING = {
-    "cache-teacher": ".kdpipe/store/*/*.json",
-    "train": ".kdpipe/runs/*/step-*3/state.json",
-}
+def assert_went_on(shown: str) -> None:
+    """The teacher read some blocks, and not all of them."""
+    (words,) = re.findall(r"(\d+) blocks, (\d+) of them new", shown)
+    assert 0 < int(words[1]) < int(words[0])
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Temporary files."""
+    return [*root.rglob("*tmp*")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("tokenize", r"artifacts/corpora/text/block-\w+\.arrow"),
+        ("cache-teacher", r"\.kdpipe/store/\w\w/\w+\.safetensors"),
+        ("train", r"\.kdpipe/runs/\w+/step-00000004/weights\.safetensors"),
+        ("train, at its end", r"artifacts/students/small/\w+\.(safetensors|json)"),
+    ],
+)
+def test_full_disk(here: Path, capsys: Capture, stage: str, name: str) -> None:
+    stage, _, at_end = stage.partition(", ")
+    if not at_end:
+        edit("save_steps: 500", "save_steps: 4")
+    before = forget(stage)
+    with disk_of(2000):
+        line = fails(capsys, [stage, "pipeline.yaml"], 5)
+    assert re.fullmatch(
+        rf"no space left while writing {name}: free some and rerun; what was finished is kept, the"
+        " same command continues",
+        line,
+    ), line
+    assert not MANIFESTS[stage].exists()
+    assert not leftovers(here)
+    command([stage, "pipeline.yaml"])
+    assert MANIFESTS[stage].read_bytes() == before
 
 
 @pytest.mark.parametrize("stage", ["cache-teacher", "train"])
@@ -150,7 +155,7 @@ def test_signal(here: Path, capsys: Capture, stage: str, number: int, code: int)
     log = Path("log").read_text()
     assert (process.exitcode, only_line(log)) == (code, STOPPED), log
     assert not MANIFESTS[stage].exists()
-    assert not [path for path in here.rglob("*") if "tmp" in path.name]
+    assert not leftovers(here)
     capsys.readouterr()
     command([stage, "pipeline.yaml"])
     assert MANIFESTS[stage].read_bytes() == before
@@ -178,26 +183,41 @@ def test_kill_while_another_process_waits(here: Path, capsys: Capture) -> None:
     assert process.exitcode == -signal.SIGKILL
     command(["cache-teacher", "pipeline.yaml"])
     assert MANIFESTS["cache-teacher"].read_bytes() == before
-    assert not [path for path in here.rglob("*") if "tmp" in path.name]
+    assert not leftovers(here)
     assert_went_on(capsys.readouterr().err)
 
 
-def assert_went_on(shown: str) -> None:
-    """The teacher read some blocks, and not all of them."""
-    (words,) = re.findall(r"(\d+) blocks, (\d+) of them new", shown)
-    assert 0 < int(words[1]) < int(words[0])
-
-
-@pytest.mark.parametrize("stage", ["tokenize", "cache-teacher", "train"])
-def test_folder_that_may_not_be_written(here: Path, stage: str) -> None:
-    (here / "log").touch()
+@pytest.mark.parametrize(
+    ("stage", "closed", "name"),
+    [
+        ("tokenize", ".", ".kdpipe/locks"),
+        ("tokenize", "artifacts", "artifacts/corpora/text"),
+        ("cache-teacher", "artifacts", "artifacts/caches/said"),
+        ("cache-teacher", ".kdpipe/store", r".kdpipe/store/teacher-\w+\.json"),
+        ("train", "artifacts", "artifacts/students/small"),
+    ],
+)
+def test_folder_that_may_not_be_written(here: Path, stage: str, closed: str, name: str) -> None:
+    before = forget(stage)
+    Path("log").touch()
+    Path(".kdpipe/store").mkdir(exist_ok=True)
     for path in (here, *here.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o666)
+        path.chmod(0o777)
+    for path in (Path(closed), *Path(closed).rglob("*")):
+        if path.is_dir():
+            path.chmod(0o555)
     process = begin([stage, "pipeline.yaml"], run_as_nobody)
     process.join(60)
-    here.chmod(0o755)
+    for path in (here, *(path for path in here.rglob("*") if path.is_dir())):
+        path.chmod(0o777)
     if process.exitcode == SKIPPED:
-        pytest.skip("the program cannot be read by another user")
+        pytest.skip("another user cannot read the program, and root may write anywhere")
     log = Path("log").read_text()
     assert process.exitcode == 5, log
-    assert only_line(log) == "?"
+    assert re.fullmatch(
+        rf"kdpipe: error: {name} may not be written or read: mend its permissions; what was"
+        " finished is kept, the same command continues",
+        only_line(log),
+    ), log
+    command([stage, "pipeline.yaml"])
+    assert MANIFESTS[stage].read_bytes() == before
