@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from kdpipe import io
 from kdpipe.config import Frozen
-from kdpipe.errors import ArtifactError
+from kdpipe.errors import ArtifactError, UsageError
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
@@ -63,6 +63,11 @@ def part(folder: Path, name: str, algorithm: str = "xxh3_128") -> Part:
 def finish(folder: Path, manifest: Manifest) -> str:
     """Write the manifest, which makes the folder finished; returns its digest."""
     data = manifest.model_dump_json(indent=1).encode("utf-8") + b"\n"
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"{folder} would have {len(manifest.files):,} files, more than a manifest of"
+            f" {MAX_BYTES} bytes can list: make several smaller corpora"
+        )
     io.write_file(folder / MANIFEST, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -1,7 +1,7 @@
 """The tokenised corpus: Arrow file blocks whose borders are chosen by the text itself.
 
 Legend: R rows, N tokens. A row's digest decides whether a block may end after it, so inserting or
-removing rows anywhere changes the blocks around them and no others.
+removing rows anywhere changes what the blocks around them hold, and no others.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def tokens_digest(
 
 
 def _views(table: pa.Table) -> Block:
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    columns = {n: c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for n, c in columns.items()}
+    # A block is one record batch: its only chunk is a view of the mapped file.
+    columns = {name: table.column(name).chunk(0) for name in table.column_names}
     ids = columns["input_ids"]
     digests = np.frombuffer(columns["text_digest"].buffers()[1], np.uint8)
     second_at = columns["second_at"].to_numpy() if "second_at" in columns else None

@@ -11,6 +11,7 @@ from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
 from kdpipe.encoder import Encoder
+from kdpipe.errors import UsageError
 from kdpipe.pipeline import StudentSpec
 from kdpipe.progress import Progress, say
 from kdpipe.terms import Terms
@@ -68,12 +69,16 @@ def prepare(
     spec = project.pipeline.students[name]
     teacher = project.teacher(project.pipeline.caches[spec.caches[0]].teacher)
     encoder, tokenizer = untrained(project, name)
-    student.check_positions(encoder, corpus.facts.longest)
     dims = {key: cache.dims for key, cache in caches.items()}
-    student.check_layers(spec, encoder.dims, dims)
+    student.check(spec, encoder, dims, corpus.facts)
     terms = Terms(spec, encoder.dims, dims)
     terms.check({key: cache.provides for key, cache in caches.items()})
     run = train.start(spec.train, encoder, terms, corpus, caches, pick_device(device))
+    if spec.train.metric_for_best_model == "eval_cosine" and not run.measures_cosine:
+        raise UsageError(
+            f"metric_for_best_model: eval_cosine needs embeddings in cache {spec.caches[0]!r}, as"
+            " wide as the student's: use eval_loss"
+        )
     return Job(spec, run, teacher, tokenizer, Log())
 
 

@@ -29,7 +29,18 @@ POOLINGS = tuple(FLAGS)
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 _ORDER = f"only the order {', '.join(_KINDS)} is known"
 _NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-_POSITIONS_BEFORE_TEXT = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+_POSITIONS_BEFORE_TEXT = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 """Families that count positions from the padding id on."""
 
 
@@ -97,8 +108,8 @@ def transformer_folder(folder: Path) -> Path:
 def default_prompt(folder: Path) -> str:
     """The prompt that a sentence-transformers folder puts before every text; empty without one."""
     config = read_json(folder / "config_sentence_transformers.json")
-    name = config.get("default_prompt_name")
-    return str((config.get("prompts") or {}).get(name) or "") if name else ""
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    return str(prompts.get(name) or "") if isinstance(prompts, dict) and name else ""
 
 
 def own_limit(folder: Path) -> int:
@@ -106,13 +117,19 @@ def own_limit(folder: Path) -> int:
     transformer = transformer_folder(folder)
     stated = read_json(transformer / "sentence_bert_config.json").get("max_seq_length")
     positions = position_limit(folder)
-    return min(int(stated), positions) if stated else positions
+    return min(stated, positions) if isinstance(stated, int) else positions
 
 
 def position_limit(folder: Path) -> int:
     """How many tokens a model has positions for."""
-    config = read_json(transformer_folder(folder) / "config.json")
-    positions = int(config.get("max_position_embeddings") or 512)
+    return positions_for_text(read_json(transformer_folder(folder) / "config.json"))
+
+
+def positions_for_text(config: dict[str, Any]) -> int:
+    """How many tokens a model of this config has positions for; 512 where it does not say."""
+    positions = config.get("max_position_embeddings") or 512
+    if not isinstance(positions, int):
+        raise ArtifactError(f"max_position_embeddings is {positions!r}, which is no number")
     if config.get("model_type") in _POSITIONS_BEFORE_TEXT:
         return positions - int(config.get("pad_token_id", 1)) - 1
     return positions
@@ -139,7 +156,7 @@ def _pooling(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     if mode is None:
         names = [name for name in POOLINGS if config.get(FLAGS[name])]
     else:
-        names = [mode] if isinstance(mode, str) else list(mode)
+        names = list(mode) if isinstance(mode, list) else [mode]
     names = ["mean_sqrt_len" if name == "mean_sqrt_len_tokens" else name for name in names]
     unknown = [str(name) for name in names if name not in POOLINGS]
     if unknown or not names:

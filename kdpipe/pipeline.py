@@ -24,14 +24,14 @@ class CorpusSpec(Frozen):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     tokenizer: str
-    """Name of a teacher whose tokenizer reads the text, or a folder or hub id of a tokenizer."""
+    """Name of a teacher whose tokenizer reads the text, or a folder or hub id of a model."""
     max_seq_length: PositiveInt | None = None
     """Longer rows are cut, special tokens kept; None takes the teacher's own limit."""
     prompt: str | None = None
     """Put before every text; None takes the teacher's default prompt, if it has one."""
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
     """Share of rows held out of training, chosen by the text itself: a row never changes sides."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the held-out split."""
     deduplicate: bool = True
     """Keep only the first of equal texts."""
@@ -93,7 +93,7 @@ class TrainSpec(Frozen):
     """Steps; below 1 a share of all steps."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradients are clipped to this norm; 0 does not clip."""
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     bf16: bool | Literal["auto"] = "auto"
     """Autocast to bf16; `auto`: where the hardware has it."""
     torch_compile: bool = False

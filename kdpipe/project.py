@@ -34,6 +34,12 @@ class Teacher:
     head: HeadSpec
 
     @property
+    def title(self) -> str:
+        """Its hub id, or the name of its local folder: no path of this machine."""
+        local = Path(self.spec.model).is_dir()
+        return Path(self.spec.model).resolve().name if local else self.spec.model
+
+    @property
     def identity(self) -> str:
         """sha256 of all that decides what it says."""
         return modules.encoder_identity(self.folder, self.head)

@@ -79,8 +79,9 @@ class Store:
         key = self.key(question)
         path = self.path(key)
         io.make_folder(path.parent)
-        if self.find(key) is None:
+        if self.find(key) is None and self._receipt(key).exists():
             self.drop(key)
+        # A shard without a receipt is whole all the same: it got its name when it was complete.
         io.publish(path, save(tensors))
         # Read back what is there: with two writers it may be the other one's.
         receipt = Receipt(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 
 from kdpipe.activations import Dims
+from kdpipe.corpus import CorpusFacts
 from kdpipe.encoder import Dense, Encoder
 from kdpipe.errors import UsageError
-from kdpipe.modules import HeadSpec
+from kdpipe.modules import HeadSpec, positions_for_text
+from kdpipe.objectives import Objective
 from kdpipe.pipeline import StudentSpec
 from kdpipe.tokenizer import Tokenizer
 
@@ -39,32 +41,43 @@ def build_student(spec: StudentSpec, teacher: Encoder, tokenizer: Tokenizer) -> 
     return student
 
 
-def check_positions(student: Encoder, max_seq_length: int) -> None:
-    """Refuse a student that has fewer positions than the corpus' rows may have tokens."""
-    config = student.model.config
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions < max_seq_length:
+def check(
+    spec: StudentSpec, student: Encoder, teachers: dict[str, Dims], rows: CorpusFacts
+) -> None:
+    """Refuse, before the first step, what could not be trained; raises UsageError."""
+    positions = positions_for_text(student.model.config.to_dict())
+    if positions < rows.longest:
         raise UsageError(
-            f"the student has {positions} positions, the corpus has rows of up to {max_seq_length}"
-            " tokens: raise max_position_embeddings, or lower the corpus' max_seq_length"
+            f"the student has positions for {positions} tokens, the corpus has rows of"
+            f" {rows.longest}: raise max_position_embeddings, or lower the corpus' max_seq_length"
         )
-
-
-def check_layers(spec: StudentSpec, student: Dims, teachers: dict[str, Dims]) -> None:
-    """Refuse layer maps that name layers which student or teacher do not have."""
+    if spec.train.early_stopping_patience and not rows.held_out:
+        raise UsageError(
+            "early_stopping_patience needs held-out rows: set the corpus' 'validation' above 0"
+        )
     for objective in spec.objectives:
-        of_student, of_teacher = objective.needs()
         name = objective.cache or spec.caches[0]
-        for who, needs, dims in (
-            ("student", of_student, student),
-            (f"teacher of cache {name!r}", of_teacher, teachers[name]),
-        ):
-            missing = [layer for layer in sorted(needs.hidden) if layer > dims.layers]
-            if missing:
-                raise UsageError(
-                    f"objective {objective.kind!r} names layer {missing[0]} of the {who}, which has"
-                    f" layers 0 to {dims.layers}"
-                )
+        _check_objective(objective, name, student.dims, teachers[name])
+
+
+def _check_objective(objective: Objective, cache: str, student: Dims, teacher: Dims) -> None:
+    of_student, of_teacher = objective.needs()
+    for who, needs, dims in (
+        ("student", of_student, student),
+        (f"teacher of cache {cache!r}", of_teacher, teacher),
+    ):
+        missing = [layer for layer in sorted(needs.hidden) if layer > dims.layers]
+        if missing:
+            raise UsageError(
+                f"objective {objective.kind!r} names layer {missing[0]} of the {who}, which has"
+                f" layers 0 to {dims.layers}"
+            )
+    if objective.equal_widths and student.embedding != teacher.embedding:
+        raise UsageError(
+            f"objective {objective.kind!r} compares embeddings of {student.embedding} numbers with"
+            f" the teacher's of {teacher.embedding} (cache {cache!r}): use loss: similarity, or"
+            f" embedding_size: {teacher.embedding}"
+        )
 
 
 def _copy(layer: Dense) -> Dense:

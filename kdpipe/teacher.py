@@ -107,7 +107,8 @@ def answer(
         ArtifactError: a block of the corpus is damaged.
     """
     first = asking.corpus.facts.blocks[0].tokens_digest
-    told = io.identity([asking.teacher, asking.corpus.facts.tokenizer, asking.dtype, first])
+    prompt_tokens = asking.corpus.facts.prompt_tokens
+    told = io.identity([asking.teacher, prompt_tokens, asking.dtype, first])
     probe = store.root / f"teacher-{told[:32]}.json"
     if todo or not probe.is_file():
         encoder = load()

@@ -83,6 +83,12 @@ class Run:
         return pick_dtype(self.spec.bf16, self.device)
 
     @property
+    def measures_cosine(self) -> bool:
+        """Whether the first cache has embeddings as wide as the student's."""
+        first = next(iter(self.caches.values()))
+        return first.provides.embedding and first.dims.embedding == self.student.dims.embedding
+
+    @property
     def modules(self) -> nn.ModuleDict:
         """Everything with weights."""
         return nn.ModuleDict({"student": self.student, "terms": self.terms})
@@ -133,6 +139,8 @@ def fit(run: Run) -> Iterator[Step]:
     spec, total = run.spec, total_steps(run.spec, run.corpus)
     per_epoch = steps_per_epoch(spec, run.corpus)
     every = spec.eval_steps or per_epoch
+    if _is_patience_over(run):
+        return
     needs = run.terms.needs_of_teachers()
     forward = torch.compile(run.student, dynamic=True) if spec.torch_compile else run.student
     groups = itertools.islice(plan(run, run.progress.step), total - run.progress.step)
@@ -147,8 +155,7 @@ def fit(run: Run) -> Iterator[Step]:
         if number % every == 0 or number == total:
             step = Step(**{**vars(step), "measured": _measure_and_keep(run, number)})
         yield step
-        patience = spec.early_stopping_patience
-        if patience is not None and run.progress.without_better >= patience:
+        if _is_patience_over(run):
             return
 
 
@@ -180,8 +187,7 @@ def measure(run: Run) -> dict[str, float]:
         return {}
     first = next(iter(run.caches))
     needs = dict(run.terms.needs_of_teachers())
-    widths = (run.student.dims.embedding, run.caches[first].dims.embedding)
-    with_cosine = run.caches[first].provides.embedding and widths[0] == widths[1]
+    with_cosine = run.measures_cosine
     if with_cosine:
         needs[first] = needs.get(first, Needs()) | Needs(embedding=True)
     of_student = run.terms.needs_of_student() | Needs(embedding=with_cosine)
@@ -225,19 +231,24 @@ def _step(
             )
         loss += float(value.detach())
         losses = {name: losses[name] + float(part) for name, part in parts.items()}
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss of step {number} is {loss} ({losses}): lower learning_rate (now"
-                f" {spec.learning_rate}), or set bf16: false; checkpoints before it are kept"
-            )
+        _refuse_non_finite("loss", loss, number, spec)
         if value.requires_grad:
             value.backward()
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     limit = spec.max_grad_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+    _refuse_non_finite("gradient norm", norm, number, spec)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return Step(number, epoch, loss, losses, rate, norm, whole.tokens, None)
+
+
+def _refuse_non_finite(what: str, value: float, number: int, spec: TrainSpec) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the {what} of step {number} is {value}: lower learning_rate (now"
+            f" {spec.learning_rate}), or set bf16: false; checkpoints before it are kept"
+        )
 
 
 def _measure_and_keep(run: Run, number: int) -> dict[str, float]:
@@ -247,9 +258,14 @@ def _measure_and_keep(run: Run, number: int) -> dict[str, float]:
         if run.spec.load_best_model_at_end:
             for name, value in run.modules.state_dict().items():
                 run.best[name] = value.detach().to("cpu", copy=True)
-    else:
+    elif measured:
         progress.without_better += 1
     return measured
+
+
+def _is_patience_over(run: Run) -> bool:
+    patience = run.spec.early_stopping_patience
+    return patience is not None and run.progress.without_better >= patience
 
 
 def plan(run: Run, done: int) -> Iterator[list[Rows]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,20 +41,8 @@ class Reading:
 
 
 def source_digests(spec: CorpusSpec, root: Path) -> dict[str, str]:
-    """What the text depends on, by source: digests of files, or the Python that carries it."""
-    found = {}
-    for index, source in enumerate(spec.sources):
-        places = [root / place for place in source.paths(root)]
-        files = [
-            file
-            for place in places
-            for file in (sorted(place.rglob("*")) if place.is_dir() else [place])
-        ]
-        digests = [io.digest_file(file) for file in files if file.is_file()]
-        found[f"source.{index}"] = (
-            io.identity(digests) if digests else f"python {platform.python_version()}"
-        )
-    return found
+    """What the text depends on beside the spec, by source."""
+    return {f"source.{i}": source.state(root) for i, source in enumerate(spec.sources)}
 
 
 def write_corpus(

@@ -131,7 +131,7 @@ def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dic
         "kdpipe": kdpipe.__version__,
         "student": {"name": name, **student_identity(job.spec)},
         "teacher": {
-            "model": job.teacher.spec.model,
+            "model": job.teacher.title,
             "identity": job.teacher.identity,
             "license": card.license_of(job.teacher.folder),
         },

@@ -27,7 +27,7 @@ STEPS: dict[str, list[float | None]] = {
 def speed(parameters: int, rows_per_second: float, speed_up: float) -> Speed:
     fixed = {"rows": 100, "dtype": "fp32", "device": "cpu", "threads": 1}
     timed = (rows_per_second, 20 * rows_per_second, 3.0, 9.0, speed_up)
-    return Speed(parameters, 4 * parameters, *timed, **fixed)  # type: ignore[arg-type]
+    return Speed(parameters, 4 * parameters, *timed, **fixed)
 
 
 def report(**changes: object) -> Report:
@@ -45,7 +45,7 @@ def report(**changes: object) -> Report:
         },
         mains=("sts.spearman", "fidelity.spearman"),
     )
-    return replace(whole, **changes)  # type: ignore[arg-type]
+    return replace(whole, **changes)
 
 
 def words(svg: bytes) -> list[str]:

@@ -28,6 +28,11 @@ class Objective(Frozen, ABC):
     def unit(self) -> Literal["rows", "tokens"]:
         """What the loss is a mean over: accumulated batches are weighted by their count of it."""
 
+    @property
+    def equal_widths(self) -> bool:
+        """Whether embeddings of student and teacher must be equally wide."""
+        return False
+
     @abstractmethod
     def needs(self) -> tuple[Needs, Needs]:
         """What is needed of the student and of the teacher."""

@@ -25,6 +25,11 @@ class MatchEmbedding(Objective):
         """What the loss is a mean over."""
         return "rows"
 
+    @property
+    def equal_widths(self) -> bool:
+        """Whether embeddings of student and teacher must be equally wide."""
+        return self.loss != "similarity"
+
     def needs(self) -> tuple[Needs, Needs]:
         """What is needed of the student and of the teacher."""
         from kdpipe.activations import Needs

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kdpipe import io
 from kdpipe.errors import ArtifactError
 from kdpipe.sources.columns import Columns, Text
 from kdpipe.sources.formats import READERS, Reader, damage_named, read_txt, reader_of, suffix_of
@@ -29,12 +30,7 @@ class Files(Columns):
         Raises UsageError for a file of no known format, and ArtifactError naming file and line for
         what is missing, empty, damaged, not UTF-8 or of the wrong type.
         """
-        readers: dict[Path, Reader] = {}
-        for path in (path for name in self.files for path in _expand(root, name)):
-            if not path.is_file():
-                raise ArtifactError(f"{path} does not exist: check 'files' in the pipeline file")
-            readers[path] = reader_of(path)
-        for path, reader in readers.items():
+        for path, reader in self._readers(root).items():
             yield from self._rows(path, reader)
 
     def paths(self, root: Path) -> list[str]:
@@ -46,6 +42,20 @@ class Files(Columns):
         for name in self.files:
             found += _expand(root, name) if _is_glob(root, name) else [root / name]
         return sorted({Path(os.path.relpath(path, root)).as_posix() for path in found})
+
+    def state(self, root: Path) -> str:
+        """What the text depends on: the bytes of the files, their formats and their order."""
+        files = self._readers(root)
+        return io.identity([[suffix_of(file), io.digest_file(file)] for file in files])
+
+    def _readers(self, root: Path) -> dict[Path, Reader]:
+        """All files, each once and in order, and how to read them."""
+        readers: dict[Path, Reader] = {}
+        for path in (path for name in self.files for path in _expand(root, name)):
+            if not path.is_file():
+                raise ArtifactError(f"{path} does not exist: check 'files' in the pipeline file")
+            readers[path] = reader_of(path)
+        return readers
 
     def _rows(self, path: Path, reader: Reader) -> Iterator[Row]:
         columns = Columns() if reader is read_txt else self

@@ -38,6 +38,10 @@ class HubDataset(Columns):
         if not found:
             raise ArtifactError(f"{self._where} is empty: no row has text; choose another split")
 
+    def state(self, root: Path) -> str:
+        """What the text depends on: the revision. A branch that moves is not noticed: pin it."""
+        return f"revision {self.revision}"
+
     def paths(self, root: Path) -> list[str]:
         """Nothing: the text is not on this disk."""
         return []

@@ -7,6 +7,7 @@ the running Python, so another version gives a slightly different corpus.
 from __future__ import annotations
 
 import ast
+import platform
 import re
 import sysconfig
 import warnings
@@ -64,6 +65,10 @@ class PythonDocs(Frozen):
                 "this Python keeps its standard library in no .py files, so source python_docs has"
                 " no text: use a full CPython, or a source of kind 'files'"
             )
+
+    def state(self, root: Path) -> str:
+        """What the text depends on: the version of this Python."""
+        return f"python {platform.python_version()}"
 
     def paths(self, root: Path) -> list[str]:
         """Nothing: the text belongs to the Python, not to the project."""

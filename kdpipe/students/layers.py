@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kdpipe.config import Frozen
+from kdpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +25,12 @@ class FromTeacher(Frozen):
     config: dict[str, Any] = {}
     """Hugging Face config keys to change, such as `hidden_dropout_prob`."""
 
+    @model_validator(mode="after")
+    def _each_layer_once(self) -> FromTeacher:
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers {list(self.layers)}: a layer can be kept only once")
+        return self
+
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
         """The transformer; raises UsageError for layers that cannot be had."""
         from kdpipe.anatomy import keep_layers
@@ -38,5 +45,10 @@ class FromTeacher(Frozen):
                 setattr(config, key, [value[layer - 1] for layer in self.layers])
         config.num_hidden_layers = len(self.layers)
         model = new_transformer(with_keys(config, self.config))
-        model.load_state_dict(weights)
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+        if missing:
+            raise UsageError(
+                f"layers {list(self.layers)} of a {source.model_type!r} model lack {missing[0]},"
+                " which its first layer has otherwise: let layer 1 come first"
+            )
         return model
