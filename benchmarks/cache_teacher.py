@@ -25,8 +25,8 @@ from sentence_transformers import SentenceTransformer
 from kdpipe import teacher, write_corpus
 from kdpipe.activations import Needs, Tokens
 from kdpipe.corpus import Corpus, open_corpus
-from kdpipe.device import pick_device, pick_dtype
-from kdpipe.encoder import Encoder, observe
+from kdpipe.device import Dtype, pick_device, pick_dtype
+from kdpipe.encoder import Encoder, keep_in_bf16, observe
 from kdpipe.pipeline import Pipeline
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
@@ -64,7 +64,7 @@ class Bench:
 
     project: Project
     corpus: Corpus
-    encoder: Encoder
+    encoders: dict[str, Encoder]
     reading: write_corpus.Reading
     peer: SentenceTransformer
     texts: list[str]
@@ -72,8 +72,12 @@ class Bench:
     def asking(self, name: str) -> teacher.Asking:
         """The questions of one of the two caches."""
         spec = self.project.pipeline.caches[name]
-        dtype = pick_dtype(spec.dtype, pick_device("cpu"))
-        return teacher.Asking(self.corpus, self.project.teacher("t").identity, spec, dtype)
+        identity = self.project.teacher("t").identity
+        return teacher.Asking(self.corpus, identity, spec, self.dtype(name))
+
+    def dtype(self, name: str) -> Dtype:
+        """The compute dtype of one of the two caches."""
+        return pick_dtype(self.project.pipeline.caches[name].dtype, pick_device("cpu"))
 
     def tokenize(self) -> None:
         """Text to Arrow."""
@@ -86,7 +90,7 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.project.root) as root:
             asking, store = self.asking(name), Store(Path(root))
             todo = teacher.missing(asking, store)
-            facts = teacher.answer(asking, todo, store, lambda: self.encoder)
+            facts = teacher.answer(asking, todo, store, self.project.teacher("t").load)
             teacher.finish(asking, facts, store, self.project.cache_folder(name), {})
 
     def ready(self) -> list[Tokens]:
@@ -101,7 +105,7 @@ class Bench:
     def forward(self, name: str, ready: list[Tokens]) -> None:
         """The forward passes alone."""
         for tokens in ready:
-            observe(self.encoder, tokens, Needs(embedding=True), self.asking(name).dtype)
+            observe(self.encoders[name], tokens, Needs(embedding=True), self.dtype(name))
 
     def encode(self, *, bf16: bool) -> None:
         """Text to vectors in a file, the peer's way."""
@@ -124,10 +128,13 @@ def prepare(folder: Path, files: list[str], rows: int) -> Bench:
     spec, reading = project.pipeline.corpora["c"], project.reading("c")
     write_corpus.write_corpus(spec, project.corpus_folder("c"), reading, folder, {})
     distinct = dict.fromkeys(row.text for row in spec.sources[0].rows(folder))
+    encoders = {name: project.teacher("t").load() for name in ("auto", "fp32")}
+    if pick_dtype("auto", pick_device("cpu")) == "bf16":
+        keep_in_bf16(encoders["auto"])
     return Bench(
         project,
         open_corpus(project.corpus_folder("c")),
-        project.teacher("t").load(),
+        encoders,
         reading,
         SentenceTransformer(str(project.teacher("t").folder), device="cpu"),
         list(itertools.islice(distinct, rows)),
@@ -154,7 +161,7 @@ def measure(bench: Bench, repetitions: int) -> None:
             seconds[name].append(timed(work))
     first, facts = next(iter(kinds)), bench.corpus.facts
     print(f"{facts.rows} rows, {facts.tokens} tokens, {torch.get_num_threads()} threads;")
-    print(f"auto is {bench.asking('auto').dtype}; medians of {repetitions} repetitions")
+    print(f"auto is {bench.dtype('auto')}; medians of {repetitions} repetitions")
     for name, times in seconds.items():
         middle = statistics.median(times)
         faster = statistics.median(a / b for a, b in zip(seconds[first], times, strict=True))

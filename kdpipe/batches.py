@@ -19,21 +19,29 @@ _POOL = 64
 """Batches that are cut from one length-sorted pool of shuffled rows."""
 
 
-def cut(order: Rows, lengths: Lengths, tokens_per_batch: int) -> list[Rows]:
-    """Cut rows, in their order, into batches of at most `tokens_per_batch` padded tokens."""
-    borders, longest, start = [0], 0, 0
+def cut(
+    order: Rows, lengths: Lengths, tokens_per_batch: int, overhead: int | None = None
+) -> list[Rows]:
+    """Cut rows, in their order, into batches of at most `tokens_per_batch` padded tokens.
+
+    With `overhead`, what a forward pass costs beside its tokens, counted in tokens, a batch also ends
+    before it would have more padding than that.
+    """
+    borders, start, longest, real = [0], 0, 0, 0
     for index, length in enumerate(lengths[order].tolist()):
-        longest = max(longest, length)
-        if index > start and longest * (index - start + 1) > tokens_per_batch:
+        longest, real = max(longest, length), real + length
+        padded = longest * (index - start + 1)
+        wasteful = overhead is not None and padded - real > overhead
+        if index > start and (padded > tokens_per_batch or wasteful):
             borders.append(index)
-            longest, start = length, index
+            start, longest, real = index, length, length
     borders.append(len(order))
     return [order[left:right] for left, right in pairwise(borders) if right > left]
 
 
-def by_length(lengths: Lengths, tokens_per_batch: int) -> list[Rows]:
+def by_length(lengths: Lengths, tokens_per_batch: int, overhead: int | None = None) -> list[Rows]:
     """All rows, shortest first, in batches: the plan of every pass that only reads."""
-    return cut(np.argsort(lengths, kind="stable"), lengths, tokens_per_batch)
+    return cut(np.argsort(lengths, kind="stable"), lengths, tokens_per_batch, overhead)
 
 
 def epoch_plan(

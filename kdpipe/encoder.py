@@ -136,6 +136,13 @@ def observe(encoder: Encoder, tokens: Tokens, needs: Needs, dtype: Dtype) -> Act
     )
 
 
+def keep_in_bf16(encoder: Encoder) -> None:
+    """Keep the weights of linear layers as autocast casts them in every pass: the same numbers."""
+    for module in encoder.model.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+
+
 def embed(encoder: Encoder, tokens: Tokens, dtype: Dtype, tokens_per_batch: int = 4096) -> Tensor:
     """[B, D] fp32 on the CPU: embeddings of any number of rows, in their order."""
     result = torch.empty(len(tokens), encoder.dims.embedding)

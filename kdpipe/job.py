@@ -110,6 +110,8 @@ def carry_out(job: Job, runs: Path) -> int | None:
                 checkpoint.save(runs, run, vars(job.log))
             if wish is not None and not last:
                 return wish
+        # The result is still to be written: a full disk there must not cost the training.
+        checkpoint.save(runs, run, vars(job.log))
     return None
 
 

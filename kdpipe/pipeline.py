@@ -71,7 +71,7 @@ class CacheSpec(Frozen):
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the teacher's matrix products; `auto`: bf16 where the hardware has it, else fp32."""
     tokens_per_batch: PositiveInt | None = None
-    """Padded tokens in one forward pass, speed only; None: 1024 on a CPU, 32768 on a GPU."""
+    """Padded tokens in one forward pass, speed only; None: 2048 on a CPU, 32768 on a GPU."""
 
 
 class TrainSpec(Frozen):
