@@ -24,8 +24,8 @@ def cut(
 ) -> list[Rows]:
     """Cut rows, in their order, into batches of at most `tokens_per_batch` padded tokens.
 
-    With `overhead`, what a forward pass costs beside its tokens, counted in tokens, a batch also ends
-    before it would have more padding than that.
+    With `overhead`, what a forward pass costs beside its tokens, counted in tokens, a batch also
+    ends before it would have more padding than that.
     """
     borders, start, longest, real = [0], 0, 0, 0
     for index, length in enumerate(lengths[order].tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ def show_plan(
     asking: Asking, todo: list[Todo], store: Store, folder: Path, load: Callable[[], Encoder]
 ) -> None:
     """Print the plan as a table; nothing is written."""
-    console = Console()
+    # A log has no width of its own: no cell should be broken there.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     facts = asking.corpus.facts
     table = Table(title=f"{folder}: what the teacher still has to say", title_justify="left")
     for column in ("question", "blocks", "rows", "tokens", "bytes/token", "bytes", "why"):

@@ -138,10 +138,7 @@ def test_every_entry_of_the_pipeline_is_a_stage() -> None:
         "params": [
             {
                 FILE: [
-                    *(
-                        f"caches.docs-big.{key}"
-                        for key in ("corpus", "teacher", "targets", "dtype")
-                    ),
+                    "caches.docs-big",
                     "teachers.big",
                 ]
             }

@@ -135,7 +135,7 @@ def test_the_chain_of_digests_goes_from_the_text_to_the_student(made: Made) -> N
     cache, cache_digest = read_manifest(made.folder("caches", "fp32"))
     student, _ = read_manifest(made.folder("students", "s"))
     read = xxhash.xxh3_128_hexdigest((made.root / "text.txt").read_bytes())
-    files = hashlib.sha256(canonical([f"xxh3_128:{read}"])).hexdigest()
+    files = hashlib.sha256(canonical([[".txt", f"xxh3_128:{read}"]])).hexdigest()
     facts = text["facts"]
     assert text["inputs"] == {
         "meaning": "1",

@@ -22,6 +22,14 @@ class FromCheckpoint(Frozen):
     revision: str | None = None
     """A commit, tag or branch of the hub; None is the default branch."""
 
+    def identity_of_start(self) -> str:
+        """sha256 of all that decides what the checkpoint says."""
+        from kdpipe.hub import find_model
+        from kdpipe.modules import encoder_identity, head_of
+
+        folder = find_model(self.model, revision=self.revision)
+        return encoder_identity(folder, head_of(folder))
+
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
         """The transformer; raises UsageError where its vocabulary is too small."""
         from kdpipe.encoder import load_transformer
