@@ -105,6 +105,8 @@ def start(
     """A run before its first step."""
     student.to(device)
     terms.to(device)
+    if spec.torch_compile:
+        student.model.compile(dynamic=True)
     optimizer = torch.optim.AdamW(
         _groups(nn.ModuleDict({"student": student, "terms": terms}), spec.weight_decay),
         lr=spec.learning_rate,
@@ -142,7 +144,6 @@ def fit(run: Run) -> Iterator[Step]:
     if _is_patience_over(run):
         return
     needs = run.terms.needs_of_teachers()
-    forward = torch.compile(run.student, dynamic=True) if spec.torch_compile else run.student
     groups = itertools.islice(plan(run, run.progress.step), total - run.progress.step)
 
     def read(group: list[Rows]) -> list[Batch]:
@@ -150,7 +151,7 @@ def fit(run: Run) -> Iterator[Step]:
 
     for batches in read_ahead(groups, read):
         number = run.progress.step + 1
-        step = _step(run, forward, batches, number, total, number / per_epoch)
+        step = _step(run, batches, number, total, number / per_epoch)
         run.progress.step = number
         if number % every == 0 or number == total:
             step = Step(**{**vars(step), "measured": _measure_and_keep(run, number)})
@@ -210,9 +211,7 @@ def measure(run: Run) -> dict[str, float]:
     return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})
 
 
-def _step(
-    run: Run, forward: Any, batches: list[Batch], number: int, total: int, epoch: float
-) -> Step:
+def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:
     spec = run.spec
     whole = Count(sum(len(b.tokens) for b in batches), sum(len(b.tokens.ids) for b in batches))
     rate = learning_rate(spec, number, total)
@@ -225,7 +224,7 @@ def _step(
         here = batch.to(run.device)
         share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), whole)
         with autocast(run.device, run.dtype):
-            said = forward(here.tokens, run.terms.needs_of_student())
+            said = run.student(here.tokens, run.terms.needs_of_student())
             value, parts = run.terms(
                 said, here.teachers, progress=(number - 1) / max(1, total - 1), share=share
             )

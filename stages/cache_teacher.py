@@ -76,7 +76,7 @@ def _cache(project: Project, name: str, device: str, *, dry_run: bool, verify: b
     difference = ""
     if facts.difference is not None:
         sample, cosine = facts.difference.rows, facts.difference.min_cosine
-        difference = f" (cosine to fp32 at least {cosine:.4f} on {sample} rows)"
+        difference = f" (cosine to fp32 at least {cosine:.5f} on {sample} rows)"
     say(
         f"{folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new: the teacher"
         f" read {rows:,} of {facts.rows:,} rows in {facts.dtype}{difference}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -250,3 +251,60 @@ def test_rows_held_out_are_never_trained_on(project):
     }
     assert held
     assert seen == set(range(work.run.corpus.facts.rows)) - held
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_student_makes_the_same_steps(project):
+    ends = []
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = {"kind": "teacher_layers", "layers": [1, 4], "config": plain}
+    for compiled in (False, True):
+        work = new_job(project, student(model=model, max_steps=2, torch_compile=compiled))
+        ends.append([step.loss for step in train.fit(work.run)])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+def test_students_that_could_not_be_compared_with_the_teacher_are_refused(project):
+    narrow = student([EMBEDDING]) | {"embedding_size": 8}
+    with pytest.raises(UsageError, match="compares embeddings of 8 numbers with the teacher's of"):
+        new_job(project, narrow)
+    work = new_job(project, student([{**EMBEDDING, "loss": "similarity"}]) | {"embedding_size": 8})
+    assert job.carry_out(work, project / "runs") is None
+    assert "eval_cosine" not in work.run.progress.best
+    chosen = student([{**EMBEDDING, "loss": "similarity"}], metric_for_best_model="eval_cosine")
+    with pytest.raises(UsageError, match="eval_cosine needs embeddings in cache 'said'"):
+        new_job(project, chosen | {"embedding_size": 8})
+
+
+def test_patience_without_held_out_rows_is_refused(project):
+    spec = {"sources": [{"kind": "files", "files": ["text.txt"]}], "tokenizer": "tiny"}
+    corpora = {"text": {**spec, "max_seq_length": 32, "validation": 0.0}}
+    students = {"s": student(early_stopping_patience=2)}
+    place = new_project(project, sentences(40), corpora=corpora, students=students)
+    make_cache(place, make_corpus(place))
+    corpus, caches = place.caches(("said",))
+    with pytest.raises(UsageError, match="early_stopping_patience needs held-out rows"):
+        job.prepare(place, "s", corpus, caches, "cpu")
+
+
+def test_a_run_that_was_stopped_by_patience_stays_stopped(project):
+    rising = student(learning_rate=0.5, max_steps=60, early_stopping_patience=2, eval_steps=3)
+    work = new_job(project, rising)
+    job.carry_out(work, project / "runs")
+    again = new_job(project, rising)
+    job.carry_out(again, project / "runs")
+    assert again.run.progress == work.run.progress
+    assert same(state(again), state(work))
+
+
+def test_an_infinite_gradient_is_refused_before_it_is_taken(project):
+    work = new_job(project, student())
+    before = state(work)
+    for parameter in work.run.student.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(lambda gradient: gradient * math.inf)
+            break
+    with pytest.raises(NonFiniteError, match="the gradient norm of step 1 is"):
+        next(iter(train.fit(work.run)))
+    assert same(state(work), before)
