@@ -4,44 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kdpipe import io
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.plots import report_picture
-from kdpipe.report import PICTURE, TABLE, markdown_table
-from kdpipe.speed import Speed, measure
+from kdpipe.report import PICTURE, ROLES, TABLE, Report, markdown_table, rounded
+from kdpipe.speed import measure
 from kdpipe.tasks import Fidelity, Task
 from kdpipe.tasks.subject import HeldOut, Subject
 
-ROLES = ("teacher", "untrained", "student")
 METRICS, SPEED = "metrics.json", "speed.json"
-DIGITS = 6
-"""Of every metric that is kept."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was measured; the first keys are ROLES."""
-
-    names: dict[str, str]
-    """What each is called."""
-    quality: dict[str, dict[str, float]]
-    """Role -> metric -> value, rounded to DIGITS."""
-    speed: dict[str, Speed]
-    mains: tuple[str, ...]
-    """The metric that stands for each task; the first one, the headline, for them all."""
-
-    def share(self, role: str) -> dict[str, float]:
-        """Metric -> share of the teacher's value; only where the teacher's is above 0."""
-        teacher = self.quality["teacher"]
-        return {
-            metric: _rounded(value / teacher[metric])
-            for metric, value in self.quality[role].items()
-            if teacher.get(metric, 0.0) > 0
-        }
 
 
 def evaluate(
@@ -68,7 +43,7 @@ def evaluate(
     quality: dict[str, dict[str, float]] = {}
     for role, subject in zip(ROLES, subjects, strict=True):
         scores = [task.score(subject, held_out, root).items() for task in ordered]
-        quality[role] = {key: _rounded(value) for items in scores for key, value in items}
+        quality[role] = {key: rounded(value) for items in scores for key, value in items}
     speed = dict(zip(ROLES, measure(subjects, held_out, seconds), strict=True))
     names = {role: subject.name for role, subject in zip(ROLES, subjects, strict=True)}
     return Report(names, quality, speed, mains)
@@ -133,11 +108,6 @@ def _mains(tasks: Sequence[Task]) -> tuple[str, ...]:
         if mains.count(main) > 1:
             raise UsageError(f"two tasks of 'evaluate' give {main}: give each a 'name' of its own")
     return mains
-
-
-def _rounded(value: float) -> float:
-    # Adding 0.0 makes 0.0 of -0.0, which would be other bytes for the same number.
-    return round(value, DIGITS) + 0.0
 
 
 def _brief(value: Any) -> Any:

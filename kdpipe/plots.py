@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kdpipe.evaluate import Report
+    from kdpipe.report import Report
 
 COLORS = {"teacher": "#4d4d4d", "untrained": "#e69f00", "student": "#0072b2"}
 """Told apart by the colour-blind too (Okabe and Ito), and in grey."""

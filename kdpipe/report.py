@@ -1,8 +1,9 @@
-"""Reports as people read them: what `evaluate` wrote for several students, in one table."""
+"""What a report is, and reports as people read them: several students in one table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,14 +12,47 @@ from kdpipe.errors import ArtifactError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kdpipe.speed import Speed
+
+ROLES = ("teacher", "untrained", "student")
 TABLE, PICTURE = "table.tsv", "report.svg"
 """Files of a report that people are shown."""
+DIGITS = 6
+"""Of every metric that is kept."""
 Row = dict[str, str]
 
 _FIRST = ["model", "role"]
 """The columns before the metrics."""
 _NUMBERS = ["share_of_teacher", "parameters", "megabytes", "sentences_per_second", "speed_up"]
 """The columns after the metrics that people are shown."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured; the first keys are ROLES."""
+
+    names: dict[str, str]
+    """What each is called."""
+    quality: dict[str, dict[str, float]]
+    """Role -> metric -> value, rounded to DIGITS."""
+    speed: dict[str, Speed]
+    mains: tuple[str, ...]
+    """The metric that stands for each task; the first one, the headline, for them all."""
+
+    def share(self, role: str) -> dict[str, float]:
+        """Metric -> share of the teacher's value; only where the teacher's is above 0."""
+        teacher = self.quality["teacher"]
+        return {
+            metric: rounded(value / teacher[metric])
+            for metric, value in self.quality[role].items()
+            if teacher.get(metric, 0.0) > 0
+        }
+
+
+def rounded(value: float) -> float:
+    """A metric as it is kept: DIGITS digits after the point."""
+    # Adding 0.0 makes 0.0 of -0.0, which would be other bytes for the same number.
+    return round(value, DIGITS) + 0.0
 
 
 def comparison(root: Path, students: Sequence[str]) -> list[Row]:

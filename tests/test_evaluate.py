@@ -15,6 +15,7 @@ from kdpipe.activations import Tokens
 from kdpipe.encoder import Encoder, embed, load_encoder
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.modules import head_of
+from kdpipe.report import ROLES, Report
 from kdpipe.speed import Speed
 from kdpipe.tasks import Fidelity, Similarity, Task
 from kdpipe.tasks.subject import HeldOut, Subject
@@ -59,9 +60,9 @@ def some_speed(rows_per_second: float = 1234.5678, speed_up: float = 3.14159) ->
     )
 
 
-def some_report() -> evaluate.Report:
-    return evaluate.Report(
-        names=dict(zip(evaluate.ROLES, ("minilm", "small, untrained", "small"), strict=True)),
+def some_report() -> Report:
+    return Report(
+        names=dict(zip(ROLES, ("minilm", "small, untrained", "small"), strict=True)),
         quality={
             "teacher": {"sts.spearman": 0.8, "fidelity.spearman": 1.0, "sts.pearson": -0.5},
             "untrained": {"sts.spearman": 0.2, "fidelity.spearman": 0.123456, "sts.pearson": 0.1},
@@ -87,7 +88,7 @@ def test_all_three_are_measured_by_all_tasks(tmp_path: Path) -> None:
         "student": "small",
     }
     assert report.mains == ("sts.spearman", "fidelity.spearman")
-    for role, one in zip(evaluate.ROLES, subjects, strict=True):
+    for role, one in zip(ROLES, subjects, strict=True):
         scores = [task.score(one, rows, tmp_path) for task in tasks]
         expected = {key: round(value, 6) for part in scores for key, value in part.items()}
         assert report.quality[role] == expected
@@ -107,12 +108,12 @@ def test_a_report_is_written_whole(tmp_path: Path) -> None:
     folder = tmp_path / "reports" / "small"
     names = ["metrics.json", "report.svg", "speed.json", "table.tsv"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    count = dict.fromkeys(evaluate.ROLES, 1_500_000)
+    count = dict.fromkeys(ROLES, 1_500_000)
     assert json.loads((folder / "metrics.json").read_text()) == {
         **some_report().quality,
         "share": {"fidelity.spearman": 0.9, "sts.spearman": 1.025},
         "parameters": count,
-        "bytes": dict.fromkeys(evaluate.ROLES, 6_000_400),
+        "bytes": dict.fromkeys(ROLES, 6_000_400),
     }
     times = json.loads((folder / "speed.json").read_text())
     assert times["student"] == {

@@ -18,8 +18,8 @@ LAYERS = """
     config io options progress schedule stop versions
     artifact device hub
     tokenizer
-    activations anatomy batches losses metrics plots report
-    objectives sources targets
+    activations anatomy batches losses metrics report
+    objectives plots sources targets
     corpus modules storage store
     cache card encoder
     folder loader students tasks
@@ -34,7 +34,7 @@ LAYERS = """
 """.strip().splitlines()
 HEIGHT = {name: height for height, line in enumerate(LAYERS) for name in line.split()}
 # Upward, but in annotations only.
-TYPES_ONLY = {("plots", "evaluate")}
+TYPES_ONLY = {("report", "speed")}
 
 # What `kdpipe --help` and the decoding of a pipeline file may not wait for.
 HEAVY = {"datasets", "matplotlib", "scipy", "sentence_transformers", "torch"}

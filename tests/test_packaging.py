@@ -126,3 +126,14 @@ def test_wheel_holds_the_packages_and_no_top_level_stages(tmp_path: Path) -> Non
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "kdpipe").rglob("*.py")}
     stages = {f"kdpipe/stages/{path.name}" for path in (ROOT / "stages").glob("*.py")}
     assert held == sources | stages | {"kdpipe/py.typed"}
+
+
+def test_the_committed_dvc_yaml_is_what_repro_writes_for_the_demo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from kdpipe import dvc
+    from kdpipe.pipeline import load_pipeline
+
+    monkeypatch.chdir(ROOT)
+    demo = Path("pipelines/demo.yaml")
+    assert (ROOT / "dvc.yaml").read_text("utf-8") == dvc.dvc_yaml(load_pipeline(demo), demo, Path())

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from kdpipe.evaluate import Report
 from kdpipe.plots import loss_picture, report_picture
+from kdpipe.report import Report
 from kdpipe.speed import Speed
 
 STEPS: dict[str, list[float | None]] = {
