@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from kdpipe import versions
@@ -30,7 +31,8 @@ def evaluate(
     chosen = choose(project.pipeline.students, names, "student")
     for name in chosen:
         _evaluate(project, name, device)
-    show_tables(project.root, chosen)
+    if "KDPIPE_REPRO" not in os.environ:
+        show_tables(project.root, chosen)
 
 
 def _evaluate(project: Project, name: str, device: str) -> None:

@@ -19,6 +19,8 @@ import typer
 if TYPE_CHECKING:
     from kdpipe.pipeline import Pipeline
 
+_RUNNING = "KDPIPE_REPRO"
+"""Set for stages that this command runs: it shows the tables itself, at the end."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_AND_THE_SAME = 1.0
 """Seconds in which signals count once: many senders signal the process and its group."""
@@ -88,7 +90,7 @@ def _dvc() -> tuple[list[str], dict[str, str]]:
 
     programs = Path(sys.executable).parent
     path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", _RUNNING: "1"}
     if importlib.util.find_spec("dvc"):
         # -P: no file of the project may stand in for a module of Python.
         return [sys.executable, "-P", "-m", "dvc"], environment

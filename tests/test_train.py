@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(project):
     work = new_job(project, student([{"kind": "embedding", "loss": "mse"}]))
     with torch.no_grad():
         work.run.student.model.embeddings.word_embeddings.weight.fill_(math.nan)
-    with pytest.raises(NonFiniteError, match=r"the loss of step 1 is nan .* lower learning_rate"):
+    with pytest.raises(NonFiniteError, match="the loss of step 1 is nan: lower learning_rate"):
         list(train.fit(work.run))
 
 
