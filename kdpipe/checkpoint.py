@@ -7,13 +7,13 @@ one before it does.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kdpipe import artifact, io
@@ -34,10 +34,11 @@ def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
         parts["best"] = run.best
     for name, tensors in parts.items():
         here = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-        io.write_with(target / f"{name}.safetensors", functools.partial(save_file, here))
+        io.write_file(target / f"{name}.safetensors", safetensors_bytes(here))
     digests = {name: io.digest_file(target / f"{name}.safetensors") for name in parts}
     state = {"progress": vars(run.progress), "log": log, "digests": digests}
-    io.write_file(target / STATE, io.canonical(state))
+    # The order of keys is kept: the columns of the log and the manifest follow it.
+    io.write_file(target / STATE, artifact.readable(state))
     for old in _found(folder)[:-_KEPT]:
         io.remove(old)
 

@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,6 @@ def write_file(path: Path, data: bytes) -> None:
     """Create or replace `path` with `data`."""
     with _temporary(path) as temporary:
         _write(temporary, data)
-        temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Create or replace `path` with what `write(temporary)` makes: for libraries that want one."""
-    with _temporary(path) as temporary:
-        write(temporary)
-        _sync_file(temporary)
         temporary.replace(path)
     _sync_folder(path.parent)
 

@@ -12,16 +12,16 @@ from kdpipe import io
 from kdpipe.errors import LockedError
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path):
+def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a"
     io.write_file(path, b"old")
 
-    def fail(temporary):
-        temporary.write_bytes(b"half")
+    def fail(descriptor):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        io.write_with(path, fail)
+        io.write_file(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
     assert path.read_bytes() == b"old"
 

@@ -132,7 +132,7 @@ def upward(module: str, source: str, when: When) -> list[str]:
 
 
 def disk(source: str) -> list[str]:
-    """The calls that change the disk or unpickle, as `line: call`; what io.write_with runs may."""
+    """The calls that change the disk or unpickle, as `line: call`."""
     tree = ast.parse(source)
     alias: dict[str, str] = {}  # the name in this file: the whole name
     found = []
@@ -149,12 +149,8 @@ def disk(source: str) -> list[str]:
             starts = {module.partition(".")[0] for module in _modules(node)}
             found += [f"{node.lineno}: import {start}" for start in starts & PICKLES]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    durable = [call for call in calls if ast.unparse(call.func) == "io.write_with"]
-    allowed = {inner for call in durable for inner in ast.walk(call)}
     return found + [
-        f"{call.lineno}: {ast.unparse(call.func)}"
-        for call in calls
-        if call not in allowed and _changes_disk(call, alias)
+        f"{call.lineno}: {ast.unparse(call.func)}" for call in calls if _changes_disk(call, alias)
     ]
 
 
@@ -325,7 +321,6 @@ def test_a_change_of_the_disk_is_found(line: str) -> None:
         "moment.replace(year=1)",
         "from safetensors.torch import load_file; load_file('a')",
         "from dataclasses import replace; replace(x, a=1)",
-        "from safetensors.torch import save_file; io.write_with(p, lambda t: save_file({}, t))",
     ],
 )
 def test_reading_is_no_change_of_the_disk(line: str) -> None:
