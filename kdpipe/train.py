@@ -234,12 +234,14 @@ def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float)
         if value.requires_grad:
             value.backward()
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    limit = spec.max_grad_norm or math.inf
-    norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-    _refuse_non_finite("gradient norm", norm, number, spec)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    _refuse_non_finite("gradient norm", float(norm), number, spec)
+    if 0 < spec.max_grad_norm < float(norm):
+        # Only then: scaling all gradients by 1 costs as much.
+        nn.utils.clip_grads_with_norm_(parameters, spec.max_grad_norm, norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return Step(number, epoch, loss, losses, rate, norm, whole.tokens, None)
+    return Step(number, epoch, loss, losses, rate, float(norm), whole.tokens, None)
 
 
 def _refuse_non_finite(what: str, value: float, number: int, spec: TrainSpec) -> None:
