@@ -52,9 +52,9 @@ students:
       - kind: embedding
         loss: similarity
     train:
-      num_train_epochs: 2
-      learning_rate: 2e-4
-      tokens_per_batch: 4096
+      num_train_epochs: 4  # more where there is little text
+      learning_rate: 3e-4
+      tokens_per_batch: 2048
     evaluate:
       - kind: fidelity  # how near it is to its teacher, on the held-out rows
 """
