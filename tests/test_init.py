@@ -55,7 +55,7 @@ def test_a_text_file_is_all_that_is_needed(capsys: pytest.CaptureFixture[str]) -
     student = written.students["small"]
     assert student.caches == ("text-teacher",)
     assert [term.identity()["loss"] for term in student.objectives] == ["cosine", "similarity"]
-    assert student.train.num_train_epochs == 2
+    assert student.train.num_train_epochs == 4
     assert student.evaluate == (Fidelity(),)
     assert _layers() == (1, 3, 6)
 
