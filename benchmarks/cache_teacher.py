@@ -23,10 +23,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from kdpipe import teacher, write_corpus
-from kdpipe.activations import Needs, Tokens
+from kdpipe.activations import Tokens
 from kdpipe.corpus import Corpus, open_corpus
 from kdpipe.device import Dtype, pick_device, pick_dtype
 from kdpipe.encoder import Encoder, keep_in_bf16, observe
+from kdpipe.parts import EMBEDDING
 from kdpipe.pipeline import Pipeline
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
@@ -105,7 +106,7 @@ class Bench:
     def forward(self, name: str, ready: list[Tokens]) -> None:
         """The forward passes alone."""
         for tokens in ready:
-            observe(self.encoders[name], tokens, Needs(embedding=True), self.dtype(name))
+            observe(self.encoders[name], tokens, frozenset({EMBEDDING}), self.dtype(name))
 
     def encode(self, *, bf16: bool) -> None:
         """Text to vectors in a file, the peer's way."""

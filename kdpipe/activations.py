@@ -6,34 +6,16 @@ Token-level values are flat, `[N, D]`, in the order of the rows, with `lengths [
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kdpipe.parts import Part
+
 if TYPE_CHECKING:
     from kdpipe.tokenizer import Encoded
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Which parts of a forward pass are wanted; `a | b` joins, `a <= b`: does b have all of a."""
-
-    embedding: bool = False
-    hidden: frozenset[int] = frozenset()
-
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(self.embedding or other.embedding, self.hidden | other.hidden)
-
-    def __le__(self, other: Needs) -> bool:
-        return self.embedding <= other.embedding and self.hidden <= other.hidden
-
-    def __str__(self) -> str:
-        parts = ["embedding"] if self.embedding else []
-        if self.hidden:
-            parts.append(f"hidden layers {', '.join(str(layer) for layer in sorted(self.hidden))}")
-        return " and ".join(parts) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -79,8 +61,7 @@ class Tokens:
 
     def mask(self) -> Tensor:
         """[B, T] bool: which places of the padded form are real tokens."""
-        places = torch.arange(int(self.lengths.max()), device=self.lengths.device)
-        return places[None, :] < self.lengths[:, None]
+        return mask_of(self.lengths)
 
     def padded(self, pad_id: int) -> Tensor:
         """[B, T] int64: the ids, right-padded."""
@@ -102,22 +83,51 @@ class Activations:
 
     lengths: Tensor
     """[B] int64: tokens of each row."""
-    embedding: Tensor | None = None
-    """[B, D]."""
-    hidden: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> [N, D]."""
+    values: dict[Part, Tensor]
+    """[B, D] for a part about rows, [N, D] for one about tokens."""
 
-    def part(self, part: str, layer: int | None) -> Tensor:
-        """The tensor of one question; it must have been asked for."""
-        value = self.embedding if layer is None else self.hidden[layer]
-        assert value is not None, f"{part} was not asked for"
-        return value
+    def __getitem__(self, part: Part) -> Tensor:
+        return self.values[part]
+
+    def to(self, device: torch.device) -> Activations:
+        """The same on another device."""
+        values = {part: value.to(device, non_blocking=True) for part, value in self.values.items()}
+        return Activations(self.lengths.to(device, non_blocking=True), values)
+
+    def mask(self) -> Tensor:
+        """[B, T] bool: which places of the padded form are real tokens."""
+        return mask_of(self.lengths)
+
+    def padded(self, part: Part) -> Tensor:
+        """[B, T, D]: a part about tokens, 0 where there is none."""
+        return pad(self.values[part], self.mask())
 
 
 @dataclass(frozen=True)
 class Dims:
-    """Widths of a model, and how many layers it has."""
+    """Widths of a model, how many layers and attention heads it has, and its classes."""
 
     embedding: int
     hidden: int
     layers: int
+    heads: int = 1
+    classes: tuple[str, ...] = ()
+    """Names of what its logits are about, in their order; empty for a model without logits."""
+
+    def width(self, part: Part) -> int:
+        """How many numbers a vector of this part has."""
+        if part.name in {"logits", "token_logits"}:
+            return len(self.classes)
+        return self.embedding if part.name == "embedding" else self.hidden
+
+
+def mask_of(lengths: Tensor) -> Tensor:
+    """[B, T] bool from `lengths [B]`."""
+    places = torch.arange(int(lengths.max()), device=lengths.device)
+    return places[None, :] < lengths[:, None]
+
+
+def pad(values: Tensor, mask: Tensor) -> Tensor:
+    """[N, D] as [B, T, D], 0 where `mask [B, T]` says that there is no token."""
+    padded = values.new_zeros(*mask.shape, *values.shape[1:])
+    return padded.masked_scatter(mask.view(*mask.shape, *[1] * (values.dim() - 1)), values)

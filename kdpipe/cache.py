@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kdpipe import artifact, storage
-from kdpipe.activations import Activations, Dims, Needs
+from kdpipe.activations import Activations, Dims
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError
+from kdpipe.parts import Needs, Part
 from kdpipe.targets import Question
 
 KIND = "kdpipe.cache"
@@ -50,6 +51,10 @@ class CacheFacts(Frozen):
     hidden_width: int
     layers: int
     """Layers of the teacher."""
+    heads: int
+    """Attention heads of the teacher."""
+    classes: tuple[str, ...]
+    """What the teacher's logits are about, in their order; empty without logits."""
     rows: int
     questions: tuple[Question, ...]
     """The files of the manifest are, block by block, the answers to these in their order."""
@@ -68,36 +73,31 @@ class Cache:
     @property
     def provides(self) -> Needs:
         """What can be read."""
-        hidden = {
-            q.layer for q in self.facts.questions if q.part == "hidden" and q.layer is not None
-        }
-        embedding = any(question.part == "embedding" for question in self.facts.questions)
-        return Needs(embedding=embedding, hidden=frozenset(hidden))
+        return frozenset(question.what for question in self.facts.questions)
 
     @property
     def dims(self) -> Dims:
         """Widths and depth of the teacher."""
         facts = self.facts
-        return Dims(facts.embedding_width, facts.hidden_width, facts.layers)
+        return Dims(
+            facts.embedding_width, facts.hidden_width, facts.layers, facts.heads, facts.classes
+        )
 
     def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:
         """What the teacher said about `rows`, in their order; values are fp32 on the CPU."""
         lengths = torch.from_numpy(self.corpus.lengths[rows].astype(np.int64))
-        embedding, hidden = None, {}
-        for number, question in enumerate(self.facts.questions):
-            if question.part == "embedding" and needs.embedding:
-                embedding = self._gather(rows, number, question)
-            elif question.layer is not None and question.layer in needs.hidden:
-                hidden[question.layer] = self._gather(rows, number, question)
-        return Activations(lengths, embedding, hidden)
+        # Of one part in several storage types the last one is read.
+        numbers = {question.what: number for number, question in enumerate(self.facts.questions)}
+        values = {part: self._gather(rows, numbers[part], part) for part in needs}
+        return Activations(lengths, values)
 
-    def _gather(self, rows: npt.NDArray[np.int64], number: int, question: Question) -> Tensor:
+    def _gather(self, rows: npt.NDArray[np.int64], number: int, part: Part) -> Tensor:
         """[R, D] for a question about rows, [N, D] for one about tokens."""
         pieces: dict[str, list[Tensor]] = {}
         for row in rows.tolist():
             index, place = self.corpus.locate(row)
             first, last = place, place + 1
-            if question.per_token:
+            if part.per_token:
                 starts = self.corpus.block(index).starts
                 first, last = int(starts[place]), int(starts[place + 1])
             for name, tensor in self._shard(index, number).items():
@@ -118,7 +118,7 @@ class Cache:
             raise ArtifactError(
                 f"{path} cannot be read ({error}): {REMEDY} with --verify"
             ) from None
-        vectors = block.tokens if question.per_token else block.rows
+        vectors = block.tokens if question.what.per_token else block.rows
         if "values" not in tensors or any(len(tensor) != vectors for tensor in tensors.values()):
             raise ArtifactError(f"{path} does not have {vectors} vectors: {REMEDY} with --verify")
         return tensors

@@ -43,3 +43,8 @@ def autocast(device: torch.device, dtype: Dtype) -> contextlib.AbstractContextMa
     if dtype == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def pass_overhead(device: torch.device) -> int | None:
+    """What a forward pass costs beside its tokens, counted in tokens; None: not known."""
+    return 64 if device.type == "cpu" else None

@@ -85,8 +85,9 @@ def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
 
 
 def _bytes(question: Question, rows: int, tokens: int, encoder: Encoder) -> int:
-    width = encoder.dims.hidden if question.per_token else encoder.dims.embedding
-    return storage.bytes_of(tokens if question.per_token else rows, width, question.storage)
+    part = question.what
+    vectors = tokens if part.per_token else rows
+    return storage.bytes_of(vectors, encoder.dims.width(part), question.storage)
 
 
 def _time(seconds: float) -> str:

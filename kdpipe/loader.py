@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import torch
 
-from kdpipe.activations import Activations, Needs, Tokens
+from kdpipe.activations import Activations, Tokens
 from kdpipe.batches import Rows
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
+from kdpipe.parts import Needs
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -31,7 +32,7 @@ class Batch:
         """The same batch on another device."""
         return Batch(
             self.tokens.to(device),
-            {name: _move(said, device) for name, said in self.teachers.items()},
+            {name: said.to(device) for name, said in self.teachers.items()},
         )
 
 
@@ -81,9 +82,3 @@ def _put(ready: queue.Queue[T], item: T, stop: threading.Event) -> bool:
             continue
         return True
     return False
-
-
-def _move(said: Activations, device: torch.device) -> Activations:
-    embedding = None if said.embedding is None else said.embedding.to(device, non_blocking=True)
-    hidden = {layer: values.to(device, non_blocking=True) for layer, values in said.hidden.items()}
-    return Activations(said.lengths.to(device, non_blocking=True), embedding, hidden)

@@ -46,7 +46,7 @@ class Teacher:
 
     def load(self) -> Encoder:
         """The model itself, on the CPU."""
-        from kdpipe.encoder import load_encoder
+        from kdpipe.load import load_encoder
 
         return load_encoder(self.folder, self.head)
 

@@ -66,7 +66,8 @@ def _check_objective(objective: Objective, cache: str, student: Dims, teacher: D
         ("student", of_student, student),
         (f"teacher of cache {cache!r}", of_teacher, teacher),
     ):
-        missing = [layer for layer in sorted(needs.hidden) if layer > dims.layers]
+        layers = sorted({part.layer for part in needs if part.layer is not None})
+        missing = [layer for layer in layers if layer > dims.layers]
         if missing:
             raise UsageError(
                 f"objective {objective.kind!r} names layer {missing[0]} of the {who}, which has"

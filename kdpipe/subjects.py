@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from kdpipe.activations import Needs, Tokens
+from kdpipe.activations import Tokens
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device, pick_dtype
-from kdpipe.encoder import Encoder, load_encoder
+from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError
 from kdpipe.job import untrained
+from kdpipe.load import load_encoder
 from kdpipe.modules import head_of
+from kdpipe.parts import EMBEDDING
 from kdpipe.project import Project
 from kdpipe.tasks.subject import HeldOut, Subject
 
@@ -55,11 +57,9 @@ def held_out(corpus: Corpus, cache: Cache) -> HeldOut:
     rows = np.flatnonzero(corpus.held_out)[:_MOST_ROWS]
     if not len(rows):
         raise ArtifactError(f"{corpus.folder} holds no rows out: set 'validation' above 0")
-    if not cache.provides.embedding:
+    if EMBEDDING not in cache.provides:
         raise ArtifactError(
             f"{cache.folder} has no embeddings to compare with: add a target of kind: embedding"
         )
     tokens = Tokens.of(corpus.gather(rows), corpus.facts.prompt_tokens)
-    said = cache.read(rows, Needs(embedding=True)).embedding
-    assert said is not None
-    return HeldOut(tokens, said.numpy())
+    return HeldOut(tokens, cache.read(rows, frozenset({EMBEDDING}))[EMBEDDING].numpy())

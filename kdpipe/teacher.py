@@ -8,7 +8,9 @@ machine has the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdpipe import artifact, cache, io, storage
-from kdpipe.activations import Activations, Needs, Tokens
+from kdpipe.activations import Activations, Tokens
 from kdpipe.batches import by_length
 from kdpipe.cache import CacheFacts, Difference
 from kdpipe.corpus import BlockFacts, Corpus
-from kdpipe.device import Dtype
-from kdpipe.encoder import Encoder, keep_in_bf16, observe
+from kdpipe.device import Dtype, pass_overhead
+from kdpipe.encoder import Encoder, embed, keep_in_bf16, observe
 from kdpipe.errors import NonFiniteError
+from kdpipe.parts import Part
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
 from kdpipe.store import Store
+from kdpipe.streams import streams
 from kdpipe.targets import Question
 
 _SAMPLE = 64
@@ -37,8 +41,6 @@ _SAMPLE = 64
 _PROBE_SECONDS = 2.0
 _BUDGET = {"cpu": 2_048}
 """Padded tokens in a forward pass: on 2 cores 1,024 to 4,096 are equally fast."""
-_OVERHEAD = {"cpu": 64}
-"""What a forward pass costs beside its tokens, in tokens; unknown elsewhere: never cut for it."""
 
 
 @dataclass(frozen=True)
@@ -178,43 +180,53 @@ def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> No
         "transformers": transformers.__version__,
     }
     with Progress("cache-teacher", total=total, unit="tokens") as bar:
-        for count, item in enumerate(todo, start=1):
-            needs = _needs(item.questions)
-            said = read_block(asking, item.index, encoder, needs)
+        for count, (item, said) in enumerate(read_blocks(asking, todo, encoder), start=1):
             for question in item.questions:
-                kept = storage.encode(said.part(question.part, question.layer), question.storage)
+                kept = storage.encode(said[question.what], question.storage)
                 _refuse_non_finite(kept, question, item, said)
                 store.put(asking.full(item.block, question), kept, made_by)
             bar.advance(item.block.tokens, note=f"{count}/{len(todo)} blocks")
 
 
-def read_block(asking: Asking, index: int, encoder: Encoder, needs: Needs) -> Activations:
-    """What the teacher says about one block: rows as in the corpus, values fp32 on the CPU."""
-    rows, batches = plan_block(asking, index, encoder.device)
-    embedding = torch.empty(len(rows), encoder.dims.embedding) if needs.embedding else None
-    hidden = {layer: torch.empty(len(rows.ids), encoder.dims.hidden) for layer in needs.hidden}
-    for batch in batches:
-        said = observe(encoder, rows.take(batch), needs, asking.dtype)
-        if embedding is not None and said.embedding is not None:
-            embedding[batch] = said.embedding.cpu()
-        if hidden:
-            places = rows.places(batch)
-            for layer, values in said.hidden.items():
-                hidden[layer][places] = values.cpu()
-    return Activations(rows.lengths, embedding, hidden)
+def read_blocks(
+    asking: Asking, todo: list[Todo], encoder: Encoder
+) -> Iterator[tuple[Todo, Activations]]:
+    """What the teacher says about blocks: rows as in the corpus, values fp32 on the CPU."""
+    with streams(encoder.device) as pool:
+        begun: deque[tuple[Todo, Tokens, list[tuple[Tensor, Future[Activations]]]]] = deque()
+        for item in todo:
+            rows, batches = plan_block(asking, item.index, encoder.device)
+            needs = frozenset(question.what for question in item.questions)
+            passes = [
+                (batch, pool.submit(observe, encoder, rows.take(batch), needs, asking.dtype))
+                for batch in batches
+            ]
+            begun.append((item, rows, passes))
+            # One block ahead, so that no core waits for the last passes of a block.
+            if len(begun) > 1:
+                yield _gathered(*begun.popleft())
+        while begun:
+            yield _gathered(*begun.popleft())
+
+
+def _gathered(
+    item: Todo, rows: Tokens, passes: list[tuple[Tensor, Future[Activations]]]
+) -> tuple[Todo, Activations]:
+    values: dict[Part, Tensor] = {}
+    for batch, future in passes:
+        for part, value in future.result().values.items():
+            if part not in values:
+                vectors = len(rows.ids) if part.per_token else len(rows)
+                values[part] = torch.empty(vectors, value.shape[1])
+            values[part][rows.places(batch) if part.per_token else batch] = value.cpu()
+    return item, Activations(rows.lengths, values)
 
 
 def plan_block(asking: Asking, index: int, device: torch.device) -> tuple[Tokens, list[Tensor]]:
     """The rows of a block, and which of them go through the teacher together, shortest first."""
     rows = Tokens.of(asking.corpus.all_of(index), asking.corpus.facts.prompt_tokens)
-    overhead = _OVERHEAD.get(device.type)
-    plan = by_length(rows.lengths.numpy(), budget(asking.spec, device), overhead)
+    plan = by_length(rows.lengths.numpy(), budget(asking.spec, device), pass_overhead(device))
     return rows, [torch.from_numpy(batch) for batch in plan]
-
-
-def _needs(questions: list[Question]) -> Needs:
-    layers = {question.layer for question in questions if question.layer is not None}
-    return Needs(any(question.part == "embedding" for question in questions), frozenset(layers))
 
 
 def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
@@ -224,10 +236,7 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
     if asking.dtype != "fp32":
         rows, _ = plan_block(asking, 0, encoder.device)
         sample = rows.take(torch.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).long())
-        needs = Needs(embedding=True)
-        exact = observe(encoder, sample, needs, "fp32").embedding
-        used = observe(encoder, sample, needs, asking.dtype).embedding
-        assert exact is not None and used is not None
+        exact, used = (embed(encoder, sample, dtype) for dtype in ("fp32", asking.dtype))
         difference = Difference(
             rows=len(exact),
             min_cosine=round(float(functional.cosine_similarity(exact, used).min()), 5),
@@ -237,6 +246,8 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
         "embedding_width": dims.embedding,
         "hidden_width": dims.hidden,
         "layers": dims.layers,
+        "heads": dims.heads,
+        "classes": list(dims.classes),
         "difference": difference,
     }
 
@@ -248,7 +259,7 @@ def _refuse_non_finite(
     if not bool(bad.any()):
         return
     vectors = bad.nonzero().flatten()
-    if question.per_token:
+    if question.what.per_token:
         vectors = torch.searchsorted(said.lengths.cumsum(0), vectors, right=True).unique()
     rows = [item.block.first_row + int(row) for row in vectors[:5]]
     raise NonFiniteError(
@@ -261,14 +272,20 @@ def _refuse_non_finite(
 def seconds_per_token(asking: Asking, todo: list[Todo], encoder: Encoder) -> float:
     """Measured for about two seconds on batches of the first missing block."""
     rows, batches = plan_block(asking, todo[0].index, encoder.device)
-    needs = _needs(todo[0].questions)
-    observe(encoder, rows.take(batches[0]), needs, asking.dtype)
-    begin, tokens = time.perf_counter(), 0
-    # From all over the block: short and long rows cost differently.
-    for place in np.random.default_rng(0).permutation(len(batches)):
-        batch = rows.take(batches[place])
-        observe(encoder, batch, needs, asking.dtype)
-        tokens += len(batch.ids)
-        if time.perf_counter() - begin > _PROBE_SECONDS:
-            break
-    return (time.perf_counter() - begin) / tokens
+    needs = frozenset(question.what for question in todo[0].questions)
+
+    def read(batch: Tensor) -> tuple[float, int]:
+        taken = rows.take(batch)
+        observe(encoder, taken, needs, asking.dtype)
+        return time.perf_counter(), len(taken.ids)
+
+    with streams(encoder.device) as pool:
+        list(pool.map(read, batches[:2]))
+        begin, end, tokens = time.perf_counter(), 0.0, 0
+        # From all over the block: short and long rows cost differently.
+        order = np.random.default_rng(0).permutation(len(batches))
+        for end, count in pool.map(read, [batches[place] for place in order]):
+            tokens += count
+            if end - begin > _PROBE_SECONDS:
+                break
+    return (end - begin) / tokens

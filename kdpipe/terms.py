@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdpipe.activations import Activations, Dims, Needs
+from kdpipe.activations import Activations, Dims
 from kdpipe.errors import ArtifactError
 from kdpipe.objectives import Objective
+from kdpipe.parts import Needs, listed
 from kdpipe.pipeline import StudentSpec
 from kdpipe.schedule import at
 
@@ -60,8 +61,8 @@ class Terms(nn.Module):
         for name, needs in self.needs_of_teachers().items():
             if not needs <= provided[name]:
                 raise ArtifactError(
-                    f"cache {name!r} has {provided[name]}, the objectives need {needs}: add the"
-                    " missing targets to the cache and run 'kdpipe cache-teacher'"
+                    f"cache {name!r} lacks {listed(needs - provided[name])}, which the objectives"
+                    " need: add the targets to the cache and run 'kdpipe cache-teacher'"
                 )
 
     def forward(

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdpipe.activations import Needs
 from kdpipe.batches import Rows, by_length, epoch_plan
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
@@ -26,6 +25,7 @@ from kdpipe.device import Dtype, autocast, pick_dtype
 from kdpipe.encoder import Encoder
 from kdpipe.errors import NonFiniteError
 from kdpipe.loader import Batch, read_ahead, read_batch
+from kdpipe.parts import EMBEDDING, Needs
 from kdpipe.pipeline import TrainSpec
 from kdpipe.terms import Count, Terms
 
@@ -86,7 +86,7 @@ class Run:
     def measures_cosine(self) -> bool:
         """Whether the first cache has embeddings as wide as the student's."""
         first = next(iter(self.caches.values()))
-        return first.provides.embedding and first.dims.embedding == self.student.dims.embedding
+        return EMBEDDING in first.provides and first.dims.embedding == self.student.dims.embedding
 
     @property
     def modules(self) -> nn.ModuleDict:
@@ -190,8 +190,8 @@ def measure(run: Run) -> dict[str, float]:
     needs = dict(run.terms.needs_of_teachers())
     with_cosine = run.measures_cosine
     if with_cosine:
-        needs[first] = needs.get(first, Needs()) | Needs(embedding=True)
-    of_student = run.terms.needs_of_student() | Needs(embedding=with_cosine)
+        needs[first] = needs.get(first, Needs()) | {EMBEDDING}
+    of_student = run.terms.needs_of_student() | ({EMBEDDING} if with_cosine else set())
     plan = [rows[batch] for batch in by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)]
     tokens = int(run.corpus.lengths[rows].sum())
     loss = cosine = 0.0
@@ -204,9 +204,8 @@ def measure(run: Run) -> dict[str, float]:
             total, _ = run.terms(said, batch.teachers, progress=1.0, share=share)
         loss += float(total)
         if with_cosine:
-            theirs = batch.teachers[first].embedding
-            assert theirs is not None
-            cosine += float(functional.cosine_similarity(said.embedding, theirs, dim=-1).sum())
+            theirs = batch.teachers[first][EMBEDDING]
+            cosine += float(functional.cosine_similarity(said[EMBEDDING], theirs, dim=-1).sum())
     measured = {"eval_loss": loss}
     return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})
 

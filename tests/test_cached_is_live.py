@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from kdpipe import write_corpus
-from kdpipe.activations import Needs, Tokens
+from kdpipe.activations import Tokens
 from kdpipe.encoder import observe
+from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import StudentSpec
 from kdpipe.terms import Terms
 from tests.pieces import make_cache, make_corpus, new_project, sentences
@@ -48,7 +49,7 @@ def both(project, family, storage):
     rows = np.random.default_rng(1).permutation(60)[:17]
     found = corpus.gather(rows)
     tokens = Tokens(torch.from_numpy(found.ids), torch.from_numpy(found.lengths))
-    needs = Needs(embedding=True, hidden=frozenset({0, 2}))
+    needs = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})
     live = observe(place.teacher("tiny").load(), tokens, needs, "fp32")
     return tokens, live, cache.read(rows, needs)
 
@@ -56,9 +57,9 @@ def both(project, family, storage):
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "modernbert"])
 def test_what_is_read_is_what_was_said(project, family):
     _, live, cached = both(project, family, "fp32")
-    assert torch.allclose(live.embedding, cached.embedding, atol=1e-5)
+    assert torch.allclose(live[EMBEDDING], cached[EMBEDDING], atol=1e-5)
     for layer in (0, 2):
-        assert torch.allclose(live.hidden[layer], cached.hidden[layer], atol=1e-5)
+        assert torch.allclose(live[Part("hidden", layer)], cached[Part("hidden", layer)], atol=1e-5)
     assert torch.equal(live.lengths, cached.lengths)
 
 
@@ -66,7 +67,7 @@ def test_what_is_read_is_what_was_said(project, family):
 def test_loss_and_gradients_of_every_objective(project, storage):
     tokens, live, cached = both(project, "bert", storage)
     for name, objective in OBJECTIVES.items():
-        student = tiny_encoder(layers=2, width=live.hidden[0].shape[1], seed=5)
+        student = tiny_encoder(layers=2, width=live[Part("hidden", 0)].shape[1], seed=5)
         dims = student.dims
         spec = StudentSpec.model_validate(
             {

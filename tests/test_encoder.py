@@ -15,10 +15,12 @@ from sentence_transformers.sentence_transformer import modules as st
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
-from kdpipe.activations import Dims, Needs, Tokens
-from kdpipe.encoder import ACTIVATIONS, Dense, Encoder, embed, load_encoder, observe, pool
+from kdpipe.activations import Dims, Tokens
+from kdpipe.encoder import ACTIVATIONS, Dense, Encoder, embed, observe, pool
 from kdpipe.errors import ArtifactError
+from kdpipe.load import load_encoder
 from kdpipe.modules import FLAGS, POOLINGS, HeadSpec, default_prompt, head_of
+from kdpipe.parts import EMBEDDING, Part
 from kdpipe.tokenizer import Text, load_tokenizer
 from tests.tiny import SENTENCES, tiny_encoder, tiny_teacher_folder, tiny_tokenizer
 
@@ -75,18 +77,18 @@ def test_a_row_alone_is_the_row_in_a_batch(family: str) -> None:
     encoder = Encoder(encoder.model, HeadSpec(POOLINGS, include_prompt=False), []).eval()
     texts = [f"the cat: {text}" for text in TEXTS]
     tokens = tokens_of([*texts], prompt_tokens=4)
-    needs = Needs(embedding=True, hidden=frozenset({0, 1, 3}))
+    needs = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 1), Part("hidden", 3)})
     together = observe(encoder, tokens, needs, "fp32")
-    assert together.embedding is not None
-    assert together.embedding.shape == (len(TEXTS), 6 * 32)
+    assert together[EMBEDDING].shape == (len(TEXTS), 6 * 32)
     starts = [0, *tokens.lengths.cumsum(0).tolist()]
     for index, text in enumerate(texts):
         alone = observe(encoder, tokens_of([text], prompt_tokens=4), needs, "fp32")
-        assert alone.embedding is not None
-        torch.testing.assert_close(alone.embedding[0], together.embedding[index], rtol=0, atol=1e-5)
-        assert sorted(alone.hidden) == [0, 1, 3]
-        for layer, values in alone.hidden.items():
-            part = together.hidden[layer][starts[index] : starts[index + 1]]
+        row = together[EMBEDDING][index]
+        torch.testing.assert_close(alone[EMBEDDING][0], row, rtol=0, atol=1e-5)
+        assert alone.values.keys() == needs
+        for layer in (0, 1, 3):
+            values = alone[Part("hidden", layer)]
+            part = together[Part("hidden", layer)][starts[index] : starts[index + 1]]
             torch.testing.assert_close(values, part, rtol=0, atol=1e-5)
 
 
@@ -109,14 +111,14 @@ def test_the_second_text_of_a_pair_has_another_type() -> None:
 
 def test_hidden_states_are_those_of_the_model() -> None:
     encoder, tokens = tiny_encoder(layers=2), tokens_of([*SENTENCES[:3]])
-    said = observe(encoder, tokens, Needs(hidden=frozenset({2})), "fp32")
-    assert said.embedding is None
+    said = observe(encoder, tokens, frozenset({Part("hidden", 2)}), "fp32")
+    assert said.values.keys() == {Part("hidden", 2)}
     with torch.no_grad():
         states = encoder.model(
             input_ids=tokens.padded(0), attention_mask=tokens.mask().long()
         ).last_hidden_state
     wanted = torch.cat([state[:n] for state, n in zip(states, tokens.lengths, strict=True)])
-    torch.testing.assert_close(said.hidden[2], wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(said[Part("hidden", 2)], wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("budget", [1, 60, 100_000])
@@ -141,20 +143,18 @@ def test_looking_switches_dropout_and_gradients_off() -> None:
 
 def test_bf16_says_nearly_the_same_in_fp32_values() -> None:
     encoder, tokens = tiny_encoder(), tokens_of([*SENTENCES[:8]])
-    needs = Needs(embedding=True, hidden=frozenset({1}))
+    needs = frozenset({EMBEDDING, Part("hidden", 1)})
     rough, exact = (observe(encoder, tokens, needs, dtype) for dtype in ("bf16", "fp32"))
-    assert rough.embedding is not None
-    assert exact.embedding is not None
-    assert rough.embedding.dtype == rough.hidden[1].dtype == torch.float32
-    assert not torch.equal(rough.embedding, exact.embedding)
-    assert float((rough.embedding * exact.embedding).sum(1).min()) > 0.999
+    assert rough[EMBEDDING].dtype == rough[Part("hidden", 1)].dtype == torch.float32
+    assert not torch.equal(rough[EMBEDDING], exact[EMBEDDING])
+    assert float((rough[EMBEDDING] * exact[EMBEDDING]).sum(1).min()) > 0.999
 
 
 def test_dims() -> None:
     model = tiny_encoder(layers=3, family="distilbert").model
-    assert Encoder(model, HeadSpec(("cls", "max")), []).dims == Dims(64, 32, 3)
+    assert Encoder(model, HeadSpec(("cls", "max")), []).dims == Dims(64, 32, 3, 4)
     dense = [Dense(32, 48), Dense(48, 7)]
-    assert Encoder(model, HeadSpec(), dense).dims == Dims(7, 32, 3)
+    assert Encoder(model, HeadSpec(), dense).dims == Dims(7, 32, 3, 4)
 
 
 def said_by_both(folder: Path, texts: list[str]) -> tuple[Vectors, Vectors]:
@@ -225,10 +225,9 @@ def test_the_head_of_the_caller_is_taken(tmp_path: Path) -> None:
     folder = tiny_teacher_folder(tmp_path / "model")
     encoder = load_encoder(folder, head_of(folder, pooling="max", normalize=False))
     tokens = tokens_of([*SENTENCES[:3]])
-    said = observe(encoder, tokens, Needs(True, frozenset({2})), "fp32")
-    assert said.embedding is not None
-    states = torch.split(said.hidden[2], tokens.lengths.tolist())
-    assert torch.equal(said.embedding, torch.stack([state.amax(0) for state in states]))
+    said = observe(encoder, tokens, frozenset({EMBEDDING, Part("hidden", 2)}), "fp32")
+    states = torch.split(said[Part("hidden", 2)], tokens.lengths.tolist())
+    assert torch.equal(said[EMBEDDING], torch.stack([state.amax(0) for state in states]))
     assert not encoder.training
 
 

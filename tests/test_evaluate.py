@@ -12,8 +12,9 @@ import torch
 
 from kdpipe import evaluate, speed
 from kdpipe.activations import Tokens
-from kdpipe.encoder import Encoder, embed, load_encoder
+from kdpipe.encoder import Encoder, embed
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.load import load_encoder
 from kdpipe.modules import head_of
 from kdpipe.report import ROLES, Report
 from kdpipe.speed import Speed

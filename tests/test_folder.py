@@ -20,8 +20,9 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from kdpipe.activations import Tokens
-from kdpipe.encoder import Dense, Encoder, embed, load_encoder
+from kdpipe.encoder import Dense, Encoder, embed
 from kdpipe.folder import write_model
+from kdpipe.load import load_encoder
 from kdpipe.modules import FLAGS, POOLINGS, HeadSpec, default_prompt, head_of, own_limit
 from kdpipe.tokenizer import Tokenizer, load_tokenizer
 from tests.tiny import SENTENCES, tiny_encoder, tiny_tokenizer

@@ -15,8 +15,8 @@ import pytest
 import xxhash
 
 from kdpipe import artifact, checkpoint, corpus, job, train, write_corpus
-from kdpipe.activations import Needs
 from kdpipe.errors import ArtifactError
+from kdpipe.parts import EMBEDDING, Part
 from kdpipe.project import Project
 from kdpipe.stages.cache_teacher import cache_teacher
 from kdpipe.stages.tokenize_corpus import tokenize
@@ -240,12 +240,12 @@ def test_shards_decode_to_what_the_library_reads(made: Made, storage: str) -> No
             assert tensors["values"].shape == (vectors, width)
             read[question].append(decode(tensors, storage))
     cache = made.project.cache(storage, made.project.corpus("text"))
-    needs = Needs(embedding=True, hidden=frozenset({0, 2}))
+    needs = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})
     said = cache.read(np.arange(facts["rows"]), needs)
-    assert said.embedding is not None
-    assert np.array_equal(np.concatenate(read["embedding", None]), said.embedding.numpy())
+    assert np.array_equal(np.concatenate(read["embedding", None]), said[EMBEDDING].numpy())
     for layer in (0, 2):
-        assert np.array_equal(np.concatenate(read["hidden", layer]), said.hidden[layer].numpy())
+        kept = np.concatenate(read["hidden", layer])
+        assert np.array_equal(kept, said[Part("hidden", layer)].numpy())
 
 
 def test_the_flat_layout_is_that_of_the_token_ids(made: Made) -> None:
@@ -293,7 +293,7 @@ def test_receipts_and_keys_of_the_store(made: Made) -> None:
     # The text stands there twice, so some blocks have the same tokens and share their files.
     assert len({*names}) < len(names)
     (probe,) = store.glob("teacher-*.json")
-    known = ("difference", "embedding_width", "hidden_width", "layers")
+    known = ("classes", "difference", "embedding_width", "heads", "hidden_width", "layers")
     assert json.loads(probe.read_bytes()) == {key: facts[key] for key in known}
 
 

@@ -15,14 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors
-    config io options progress schedule stop versions
+    config io options parts progress schedule stop versions
     artifact device hub
     tokenizer
-    activations anatomy batches losses metrics report
+    activations anatomy batches losses metrics nets report
     objectives plots sources targets
     corpus modules storage store
-    cache card encoder
-    folder loader students tasks
+    cache card heads taps
+    encoder
+    folder load loader streams tasks
+    students
     pipeline speed
     dvc evaluate student teacher terms write_corpus
     dry_run project train
@@ -39,7 +41,8 @@ TYPES_ONLY = {("report", "speed")}
 # What `kdpipe --help` and the decoding of a pipeline file may not wait for.
 HEAVY = {"datasets", "matplotlib", "scipy", "sentence_transformers", "torch"}
 HEAVY |= {"tokenizers", "transformers"}
-LIGHT = {"__init__", "cli", "config", "dvc", "errors", "objectives", "pipeline", "progress"}
+LIGHT = {"__init__", "cli", "config", "dvc", "errors", "objectives", "parts", "pipeline"}
+LIGHT |= {"progress"}
 LIGHT |= {"sources", "students", "targets", "tasks"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from kdpipe import teacher, write_corpus
-from kdpipe.activations import Needs
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError, NonFiniteError
+from kdpipe.parts import EMBEDDING, Part
 from tests.pieces import asking, make_cache, make_corpus, new_project, sentences, write_text
 
-NEEDS = Needs(embedding=True, hidden=frozenset({0, 2}))
+NEEDS = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_a_second_cache_with_the_same_question_computes_nothing(project):
     other, second = make_cache(place, corpus, "other")
     assert first == len(corpus.facts.blocks)
     assert second == 0
-    assert other.provides == Needs(hidden=frozenset({2}))
+    assert other.provides == frozenset({Part("hidden", 2)})
 
 
 def test_asking_more_asks_only_what_is_new(project):
@@ -71,10 +71,12 @@ def test_changed_rows_recompute_only_their_blocks(project, change):
     cache, computed = make_cache(place, corpus)
     assert 1 <= computed <= 3
     assert len(corpus.facts.blocks) > 20
-    fresh = teacher.read_block(asking(place, corpus), 5, place.teacher("tiny").load(), NEEDS)
+    whole = asking(place, corpus)
+    todo = [teacher.Todo(5, corpus.facts.blocks[5], whole.questions)]
+    [(_, fresh)] = teacher.read_blocks(whole, todo, place.teacher("tiny").load())
     block = corpus.facts.blocks[5]
     kept = cache.read(np.arange(block.first_row, block.first_row + block.rows), NEEDS)
-    assert torch.equal(fresh.embedding, kept.embedding)
+    assert torch.equal(fresh[EMBEDDING], kept[EMBEDDING])
 
 
 def test_one_row_alone_is_one_row_of_the_block(project):
@@ -94,8 +96,8 @@ def test_one_row_alone_is_one_row_of_the_block(project):
             "fp32",
         )
         kept = cache.read(np.array([row]), NEEDS)
-        assert torch.allclose(alone.embedding, kept.embedding, atol=1e-5)
-        assert torch.allclose(alone.hidden[2], kept.hidden[2], atol=1e-5)
+        assert torch.allclose(alone[EMBEDDING], kept[EMBEDDING], atol=1e-5)
+        assert torch.allclose(alone[Part("hidden", 2)], kept[Part("hidden", 2)], atol=1e-5)
 
 
 def test_killed_at_any_block_the_rerun_gives_the_same_bytes_and_repeats_at_most_one(project):

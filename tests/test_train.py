@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(project):
         (
             student([{"kind": "hidden", "layers": {1: 3}}]),
             ArtifactError,
-            "cache 'said' has embedding",
+            "cache 'said' lacks hidden states of layer 3",
         ),
         (
             student([{"kind": "hidden", "layers": {3: 2}}]),

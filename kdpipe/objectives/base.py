@@ -11,7 +11,8 @@ from kdpipe.schedule import Schedule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdpipe.activations import Activations, Dims, Needs
+    from kdpipe.activations import Activations, Dims
+    from kdpipe.parts import Needs
 
 
 class Objective(Frozen, ABC):

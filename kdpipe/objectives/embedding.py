@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from kdpipe.objectives.base import Objective
+from kdpipe.parts import EMBEDDING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdpipe.activations import Activations, Dims, Needs
+    from kdpipe.activations import Activations, Dims
+    from kdpipe.parts import Needs
 
 
 class MatchEmbedding(Objective):
@@ -32,9 +34,7 @@ class MatchEmbedding(Objective):
 
     def needs(self) -> tuple[Needs, Needs]:
         """What is needed of the student and of the teacher."""
-        from kdpipe.activations import Needs
-
-        return Needs(embedding=True), Needs(embedding=True)
+        return frozenset({EMBEDDING}), frozenset({EMBEDDING})
 
     def projections(self, student: Dims, teacher: Dims) -> dict[str, nn.Module]:
         """None: a student of another width has a dense layer of its own, which it keeps."""
@@ -46,10 +46,9 @@ class MatchEmbedding(Objective):
         """The loss, a scalar."""
         from kdpipe import losses
 
-        assert student.embedding is not None and teacher.embedding is not None
         function = {
             "mse": losses.mse,
             "cosine": losses.cosine,
             "similarity": losses.similarity_structure,
         }[self.loss]
-        return function(student.embedding, teacher.embedding)
+        return function(student[EMBEDDING], teacher[EMBEDDING])

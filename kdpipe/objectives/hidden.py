@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from kdpipe.objectives.base import Objective
+from kdpipe.parts import Part
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
-    from kdpipe.activations import Activations, Dims, Needs
+    from kdpipe.activations import Activations, Dims
+    from kdpipe.parts import Needs
 
 Layer = Annotated[int, Field(ge=0)]
 
@@ -36,9 +40,8 @@ class MatchHidden(Objective):
 
     def needs(self) -> tuple[Needs, Needs]:
         """What is needed of the student and of the teacher."""
-        from kdpipe.activations import Needs
-
-        return Needs(hidden=frozenset(self.layers)), Needs(hidden=frozenset(self.layers.values()))
+        mine, theirs = self.layers, self.layers.values()
+        return hidden(mine), hidden(theirs)
 
     def projections(self, student: Dims, teacher: Dims) -> dict[str, nn.Module]:
         """One linear map a pair of layers; raises UsageError where they are needed but off."""
@@ -67,8 +70,13 @@ class MatchHidden(Objective):
         lengths = student.lengths if self.reduction == "sequence" else None
         terms = []
         for mine, theirs in self.layers.items():
-            said = student.hidden[mine]
+            said = student[Part("hidden", mine)]
             if self.projection == "linear":
                 said = projections[str(mine)](said)
-            terms.append(function(said, teacher.hidden[theirs], lengths))
+            terms.append(function(said, teacher[Part("hidden", theirs)], lengths))
         return torch.stack(terms).mean()
+
+
+def hidden(layers: Iterable[int]) -> Needs:
+    """The hidden states of layers."""
+    return frozenset(Part("hidden", layer) for layer in layers)

@@ -32,10 +32,12 @@ class FromCheckpoint(Frozen):
 
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
         """The transformer; raises UsageError where its vocabulary is too small."""
-        from kdpipe.encoder import load_transformer
         from kdpipe.hub import find_model
+        from kdpipe.load import load_encoder
+        from kdpipe.modules import head_of
 
-        model = load_transformer(find_model(self.model, revision=self.revision))
+        folder = find_model(self.model, revision=self.revision)
+        model = load_encoder(folder, head_of(folder)).base
         if model.config.vocab_size < vocabulary:
             raise UsageError(
                 f"{self.model} has {model.config.vocab_size} tokens, the corpus has {vocabulary}:"

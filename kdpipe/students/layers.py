@@ -34,11 +34,11 @@ class FromTeacher(Frozen):
     def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
         """The transformer; raises UsageError for layers that cannot be had."""
         from kdpipe.anatomy import keep_layers
-        from kdpipe.encoder import new_transformer
+        from kdpipe.load import new_transformer
         from kdpipe.students.shape import with_keys
 
         source = teacher.model.config
-        weights = keep_layers(source, teacher.model.state_dict(), self.layers)
+        weights = keep_layers(source, teacher.base.state_dict(), self.layers)
         config = copy.deepcopy(source)
         for key, value in source.to_dict().items():
             if isinstance(value, list) and len(value) == source.num_hidden_layers:

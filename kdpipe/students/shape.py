@@ -28,7 +28,7 @@ class FromShape(Frozen):
         """The transformer; raises UsageError for an unknown model type or key."""
         from transformers import CONFIG_MAPPING, AutoConfig
 
-        from kdpipe.encoder import new_transformer
+        from kdpipe.load import new_transformer
 
         if self.model_type not in CONFIG_MAPPING:
             known = sorted(CONFIG_MAPPING.keys())

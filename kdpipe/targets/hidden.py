@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from kdpipe.config import Frozen
 from kdpipe.targets.question import Question, Storage
-
-if TYPE_CHECKING:
-    from kdpipe.activations import Needs
 
 
 class Hidden(Frozen):
@@ -21,12 +18,6 @@ class Hidden(Frozen):
     """0 is the output of the embeddings, i the output of the i-th layer."""
     storage: Storage = "fp16"
     """How a value is kept: `fp32`, `fp16`, `bf16`, or `int8` with one scale for each vector."""
-
-    def needs(self) -> Needs:
-        """What to ask of the teacher."""
-        from kdpipe.activations import Needs
-
-        return Needs(hidden=frozenset(self.layers))
 
     def questions(self) -> list[Question]:
         """One question for each layer, so that caches with other layers share the files."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 from kdpipe.config import Frozen
+from kdpipe.parts import Part, PartName
 
 Storage = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Question(Frozen):
-    """One kind of vector of the teacher; its answer to one block of the corpus is one shard."""
+    """One part of what the teacher says; its answer to one block of the corpus is one shard."""
 
-    part: Literal["embedding", "hidden"]
-    """`embedding`: one vector a row; `hidden`: one vector a token."""
+    part: PartName
     layer: int | None
     storage: Storage
+
+    @property
+    def what(self) -> Part:
+        """The part that is asked for."""
+        return Part(self.part, self.layer)
 
     @property
     def name(self) -> str:
@@ -23,8 +28,3 @@ class Question(Frozen):
         return ".".join(
             str(word) for word in (self.part, self.layer, self.storage) if word is not None
         )
-
-    @property
-    def per_token(self) -> bool:
-        """Whether there is a vector for each token, or one for each row."""
-        return self.part != "embedding"

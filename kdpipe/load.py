@@ -1,0 +1,120 @@
+"""From a model folder to an encoder: no code of the folder's own, weights from safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from kdpipe import heads
+from kdpipe.config import nearest
+from kdpipe.encoder import ACTIVATIONS, Dense, Encoder
+from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.hub import read_json
+from kdpipe.modules import HeadSpec, modules_of, transformer_folder
+
+_UNLOADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError),
+    *(ArithmeticError, AssertionError, SafetensorError, StrictDataclassError),
+)
+"""What the libraries raise on damaged files and on configs that make no sense."""
+
+
+def load_encoder(folder: Path, head: HeadSpec) -> Encoder:
+    """The encoder in a model folder, with the head that `head_of` read or the caller changed.
+
+    Raises:
+        ArtifactError: not an encoder, a module that kdpipe does not know, or damaged files.
+    """
+    transformer, made_of_modules = transformer_folder(folder), bool(modules_of(folder))
+    config = _config(transformer)
+    answers = None if made_of_modules else heads.kind_of(config)
+    if not made_of_modules and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ArtifactError(
+            f"{folder} is a {config.model_type!r} model, which is no text encoder: use one such as"
+            " BERT, or a folder with sentence-transformers modules"
+        )
+    model = _load(transformer, config, AutoModel if answers is None else heads.MODELS[answers])
+    return Encoder(model, head, [_dense(path) for path in head.dense], answers).eval()
+
+
+def new_transformer(config: PreTrainedConfig) -> PreTrainedModel:
+    """A transformer with fresh weights; raises UsageError for a shape that cannot be."""
+    try:
+        model: PreTrainedModel = AutoModel.from_config(
+            config, trust_remote_code=False, attn_implementation=_attention()
+        )
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise UsageError(f"the student's shape cannot be built: {_first(error)}") from None
+    return model
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    try:
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except _UNLOADABLE as error:
+        raise ArtifactError(f"{folder}: config.json cannot be read ({_first(error)})") from None
+    return found
+
+
+def _load(folder: Path, config: PreTrainedConfig, kind: Any) -> PreTrainedModel:
+    """In fp32, without code of its own and from safetensors only."""
+    try:
+        model, loading = kind.from_pretrained(
+            folder,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            attn_implementation=_attention(),
+            output_loading_info=True,
+        )
+    except _UNLOADABLE as error:
+        raise ArtifactError(f"{folder}: the model cannot be loaded ({_first(error)})") from None
+    missing = sorted(key for key in loading["missing_keys"] if ".pooler." not in f".{key}")
+    if missing:
+        raise ArtifactError(f"{folder}: its weights lack {missing[0]}, which config.json asks for")
+    found: PreTrainedModel = model
+    return found
+
+
+def _dense(path: Path) -> Dense:
+    config = read_json(path / "config.json")
+    if config.get("use_residual"):
+        raise ArtifactError(f"{path}: a dense module with use_residual is not known")
+    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2].rstrip("()")
+    if activation not in ACTIVATIONS:
+        raise ArtifactError(
+            f"{path}: activation {activation!r}: {nearest(activation, [*ACTIVATIONS])}"
+        )
+    try:
+        layer = Dense(
+            int(config["in_features"]),
+            int(config["out_features"]),
+            bias=bool(config.get("bias", True)),
+            activation=activation,
+        )
+        layer.load_state_dict(load_file(path / "model.safetensors"))
+    except _UNLOADABLE as error:
+        raise ArtifactError(
+            f"{path}: the dense module cannot be loaded ({_first(error)})"
+        ) from None
+    return layer
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _attention() -> str | None:
+    """Eager attention is the faster one for short rows on CPUs; elsewhere torch's choice is."""
+    return None if torch.cuda.is_available() else "eager"
