@@ -34,13 +34,12 @@ def main() -> None:
     options = parser.parse_args()
     set_quiet(True)
     project = open_project(options.pipeline)
-    spec = project.pipeline.students[options.student]
-    corpus, caches = project.caches(spec.caches)
+    corpus, caches = project.inputs(options.student)
     ours = job.prepare(project, options.student, corpus, caches, "cpu").run
     plain = job.prepare(project, options.student, corpus, caches, "cpu").run
     needs = plain.terms.needs_of_teachers()
     ready = [
-        read_batch(corpus, caches, needs, group[0])
+        read_batch(corpus, plain.caches, needs, group[0], plain.gold)
         for group in itertools.islice(train.plan(plain, 0), options.steps)
     ]
     tokens = sum(len(batch.tokens.ids) for batch in ready)

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdpipe.parts import Part
 
 if TYPE_CHECKING:
+    from kdpipe.parts import Problem
     from kdpipe.tokenizer import Encoded
 
 
@@ -113,12 +114,20 @@ class Dims:
     heads: int = 1
     classes: tuple[str, ...] = ()
     """Names of what its logits are about, in their order; empty for a model without logits."""
+    problem: Problem | None = None
+    """What its logits mean; None without logits."""
+    relative: bool = False
+    """Whether attention also depends on positions that queries and keys do not show."""
+    words: int | None = None
+    """Width of the embeddings' output, layer 0; None: that of the layers."""
 
     def width(self, part: Part) -> int:
         """How many numbers a vector of this part has."""
         if part.name in {"logits", "token_logits"}:
             return len(self.classes)
-        return self.embedding if part.name == "embedding" else self.hidden
+        if part.name == "embedding":
+            return self.embedding
+        return self.words if part == Part("hidden", 0) and self.words else self.hidden
 
 
 def mask_of(lengths: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Manifest(Frozen):
     """What a finished folder is, from what it was made, and which files it has."""
 
     format: str
-    """`kdpipe.corpus`, `kdpipe.cache` or `kdpipe.student`."""
+    """`kdpipe.texts`, `kdpipe.corpus`, `kdpipe.cache` or `kdpipe.student`."""
     version: int
     """Of the format; readers refuse a newer one."""
     spec: dict[str, Any]
@@ -51,7 +51,7 @@ class Manifest(Frozen):
     files: tuple[Part, ...]
 
 
-VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 1, "kdpipe.student": 1}
+VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 2, "kdpipe.student": 1, "kdpipe.texts": 1}
 
 
 def part(folder: Path, name: str, algorithm: str = "xxh3_128") -> Part:

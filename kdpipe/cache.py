@@ -21,7 +21,7 @@ from kdpipe.activations import Activations, Dims
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError
-from kdpipe.parts import Needs, Part
+from kdpipe.parts import Needs, Part, Problem
 from kdpipe.targets import Question
 
 KIND = "kdpipe.cache"
@@ -55,6 +55,10 @@ class CacheFacts(Frozen):
     """Attention heads of the teacher."""
     classes: tuple[str, ...]
     """What the teacher's logits are about, in their order; empty without logits."""
+    problem: Problem | None
+    """What the teacher's logits mean; null without logits."""
+    relative: bool
+    """Whether its attention also depends on positions that queries and keys do not show."""
     rows: int
     questions: tuple[Question, ...]
     """The files of the manifest are, block by block, the answers to these in their order."""
@@ -80,7 +84,13 @@ class Cache:
         """Widths and depth of the teacher."""
         facts = self.facts
         return Dims(
-            facts.embedding_width, facts.hidden_width, facts.layers, facts.heads, facts.classes
+            embedding=facts.embedding_width,
+            hidden=facts.hidden_width,
+            layers=facts.layers,
+            heads=facts.heads,
+            classes=facts.classes,
+            problem=facts.problem,
+            relative=facts.relative,
         )
 
     def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:

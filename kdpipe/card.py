@@ -14,15 +14,23 @@ from kdpipe import io
 from kdpipe.config import Frozen
 from kdpipe.hub import read_json
 from kdpipe.modules import head_of
+from kdpipe.parts import HeadKind, Problem
 
 NAME = "README.md"
-_TAGS = (
-    "sentence-transformers",
-    "sentence-similarity",
-    "feature-extraction",
-    "knowledge-distillation",
-    "kdpipe",
-)
+_TAGS = ("knowledge-distillation", "kdpipe")
+_PIPELINES: dict[HeadKind | None, tuple[str, tuple[str, ...]]] = {
+    None: (
+        "sentence-similarity",
+        ("sentence-transformers", "sentence-similarity", "feature-extraction", *_TAGS),
+    ),
+    "sequence": ("text-classification", ("text-classification", *_TAGS)),
+    "token": ("token-classification", ("token-classification", *_TAGS)),
+    "span": ("question-answering", ("question-answering", *_TAGS)),
+}
+"""Head -> what transformers calls its use, and tags."""
+_GIVEN = "a model whose answers were given in files"
+_SHOWN = 5
+"""Classes that are named."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENSE = re.compile(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]+)['\"]?[ \t]*$", re.MULTILINE)
 _POOLED = {
@@ -44,8 +52,8 @@ class CardFacts(Frozen):
     """What the card says."""
 
     name: str
-    teacher: str
-    """Its hub id, or the name of its folder."""
+    teacher: str | None
+    """Its hub id, or the name of its folder; None for a model that learned from labels alone."""
     base_model: str | None
     """Hub id of the teacher; None for a local one."""
     license: str | None
@@ -76,6 +84,11 @@ class CardFacts(Frozen):
     """After which the weights are those in the folder."""
     measured: dict[str, float]
     """On held-out rows during training."""
+    head: HeadKind | None = None
+    """What its logits are about; None for a model that gives embeddings."""
+    problem: Problem | None = None
+    """What its logits mean."""
+    classes: tuple[str, ...] = ()
     table: str
     """What `evaluate` measured, as Markdown; empty before that."""
 
@@ -94,15 +107,16 @@ def write_card(folder: Path, story: dict[str, Any], table: str) -> None:
 def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
     """The facts in the files of a student and in what made it."""
     head, student = head_of(folder), story["student"]
-    model = str(story["teacher"]["model"])
+    teacher = story["teacher"] or {}
+    model = str(teacher.get("model", ""))
     on_hub = _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
     keeps_best = student["train"]["load_best_model_at_end"]
     activations = [read_json(path / "config.json")["activation_function"] for path in head.dense]
     return CardFacts(
         name=student["name"],
-        teacher=model if on_hub else Path(model).name,
+        teacher=(model if on_hub else Path(model).name) or (_GIVEN if student["caches"] else None),
         base_model=model if on_hub else None,
-        license=story["teacher"].get("license"),
+        license=teacher.get("license"),
         kdpipe=story["kdpipe"],
         pooling=head.pooling,
         include_prompt=head.include_prompt,
@@ -114,7 +128,10 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
         start=_words(student["model"]),
         objectives=tuple(_words(objective) for objective in student["objectives"]),
         table=table,
-        **{key: story["shape"][key] for key in ("layers", "parameters", "embedding")},
+        **{
+            key: story["shape"][key]
+            for key in ("layers", "parameters", "embedding", "head", "problem", "classes")
+        },
         **{key: story["training"][key] for key in ("steps", "measured")},
         kept_step=(keeps_best and story["training"]["best_step"]) or story["training"]["steps"],
         **{
@@ -143,14 +160,31 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _front(facts: CardFacts) -> str:
-    lines = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
+    library = "sentence-transformers" if facts.head is None else "transformers"
+    lines = [f"library_name: {library}", f"pipeline_tag: {_PIPELINES[facts.head][0]}"]
     lines += [f"license: {facts.license}"] if facts.license else []
     lines += [f"base_model: {facts.base_model}"] if facts.base_model else []
-    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in _TAGS), "---"])
+    return "\n".join(
+        ["---", *lines, "tags:", *(f"- {tag}" for tag in _PIPELINES[facts.head][1]), "---"]
+    )
 
 
 def _what(facts: CardFacts) -> str:
     layers = "1 layer" if facts.layers == 1 else f"{facts.layers} layers"
+    if facts.head is not None:
+        about = {
+            "sequence": f"each text ({_some(facts.classes)})",
+            "token": f"each word of a text ({_some(facts.classes)})",
+            "span": "where in a text the answer to a question begins and ends",
+        }[facts.head]
+        source = (
+            "from labels" if facts.teacher is None else f"from {facts.teacher}, by distillation"
+        )
+        return (
+            f"A text encoder with {layers}, {facts.parameters:,} parameters and a head that says"
+            f" something about {about}, for texts of up to {facts.max_seq_length} tokens. It"
+            f" learned this {source}, with kdpipe {facts.kdpipe}."
+        )
     return (
         f"A text encoder with {layers} and {facts.parameters:,} parameters: it turns a text of up"
         f" to {facts.max_seq_length} tokens into {facts.embedding} numbers, so that texts of like"
@@ -168,7 +202,17 @@ def _measured(facts: CardFacts) -> str:
     return f"On held-out texts during training: {found}."
 
 
+def _some(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:_SHOWN])
+    return f"{shown}, ... {len(classes)} classes" if len(classes) > _SHOWN else shown
+
+
 def _use(facts: CardFacts) -> str:
+    if facts.head is not None:
+        prompt = f"\n\nPut {facts.prompt!r} before every text." if facts.prompt else ""
+        return f"""```python
+{_answering(facts) if facts.head == "span" else _labelling(facts)}
+```{prompt}"""
     prompt = f"\n\nIt puts {facts.prompt!r} before every text." if facts.prompt else ""
     return f"""With sentence-transformers:
 
@@ -185,6 +229,31 @@ With transformers alone:
 ```python
 {_plain(facts)}
 ```"""
+
+
+def _labelling(facts: CardFacts) -> str:
+    """Python that gives labels, or a number."""
+    several = ", top_k=None" if facts.problem == "multi_label_classification" else ""
+    return f"""from transformers import pipeline
+
+model = pipeline("{_PIPELINES[facts.head][0]}", model="path/to/{facts.name}")
+print(model("The cat sleeps on the stove."{several}))"""
+
+
+def _answering(facts: CardFacts) -> str:
+    """Python that answers a question; transformers has no pipeline for it any more."""
+    return f"""import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+folder = "path/to/{facts.name}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+question, text = "Where does the cat sleep?", "The cat sleeps on the stove."
+batch = tokenizer(question, text, truncation="only_second", return_tensors="pt")
+with torch.inference_mode():
+    said = model(**batch)
+first, last = said.start_logits.argmax(), said.end_logits.argmax()
+print(tokenizer.decode(batch["input_ids"][0, first : last + 1]))"""
 
 
 def _plain(facts: CardFacts) -> str:
@@ -237,7 +306,7 @@ def _vectors(facts: CardFacts, pooled: dict[str, str]) -> list[str]:
 
 def _making(facts: CardFacts) -> str:
     lines = [
-        f"- Teacher: {facts.teacher}",
+        *([f"- Teacher: {facts.teacher}"] if facts.teacher else []),
         f"- Texts: {facts.rows:,} with {facts.tokens:,} tokens; {facts.held_out:,} were held out",
         f"- Start: {facts.start}",
         *(f"- Objective: {objective}" for objective in facts.objectives),

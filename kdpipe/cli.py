@@ -20,7 +20,7 @@ from kdpipe import progress
 from kdpipe.errors import ArtifactError, explain
 
 GROUP = "kdpipe.stages"
-_ORDER = ("tokenize", "cache-teacher", "train", "evaluate")
+_ORDER = ("augment", "tokenize", "cache-teacher", "train", "evaluate")
 _ANYWHERE = {"--debug", "--quiet", "-q"}
 _STOPPED = "interrupted: what was finished is kept, the same command continues"
 _ENVIRONMENT = {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import bisect
 import functools
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +51,16 @@ class CorpusFacts(Frozen):
     cut_rows: int
     """Rows that were longer than `max_seq_length`, or just as long."""
     duplicates: int
-    """Rows left out because their text had come before."""
+    """Rows left out because their text had come before, with whatever label."""
     tokenizer: str
     """Fingerprint of the effective tokenizer."""
     vocabulary: int
     max_seq_length: int
     prompt: str
     prompt_tokens: int
+    labels: tuple[str, ...] = ()
+    """The different labels, those of all words and texts, in the order of numbers where all are
+    integers, else of text; empty where labels are fractions or spans, or there are none."""
     blocks: tuple[BlockFacts, ...]
 
 
@@ -74,6 +79,11 @@ class Block:
     text_digest: npt.NDArray[np.uint8]
     """[R, 16]."""
     labels: pa.Array | None
+    """[R]; None in a block before the first label."""
+    words: pa.ListArray | None
+    """[R] lists of text; None where rows are not given as words."""
+    word_of: npt.NDArray[np.int32] | None
+    """[N]: place in the row's words, -1 for other tokens; None as for `words`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +109,12 @@ class Corpus:
         )
 
     @functools.cached_property
+    def text_digests(self) -> npt.NDArray[np.void]:
+        """[R]: the digest of each row's text, as one value that sorts."""
+        blocks = [self.block(index).text_digest for index in range(len(self.facts.blocks))]
+        return np.ascontiguousarray(np.concatenate(blocks)).view("V16").ravel()
+
+    @functools.cached_property
     def first_rows(self) -> list[int]:
         """First row of each block."""
         return [block.first_row for block in self.facts.blocks]
@@ -122,26 +138,55 @@ class Corpus:
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Encoded:
         """Rows in any order, copied together."""
-        ids, lengths, second_at = [], np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+        ids, words = list[npt.NDArray[Any]](), list[npt.NDArray[Any]]()
+        lengths, second_at = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         pairs = False
-        for index, row in enumerate(rows.tolist()):
-            number, place = self.locate(row)
-            block = self.block(number)
+        for index, (block, place) in enumerate(self._places(rows)):
             start, end = block.starts[place], block.starts[place + 1]
             ids.append(block.ids[start:end])
+            if block.word_of is not None:
+                words.append(block.word_of[start:end])
             lengths[index] = end - start
             pairs = pairs or block.second_at is not None
             second_at[index] = lengths[index] if block.second_at is None else block.second_at[place]
-        flat = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        return Encoded(flat.astype(np.int64), lengths, second_at if pairs else None)
+        return Encoded(
+            _joined(ids), lengths, second_at if pairs else None, _joined(words) if words else None
+        )
 
     def all_of(self, index: int) -> Encoded:
         """All rows of one block, in their order."""
         block = self.block(index)
         second_at = None if block.second_at is None else block.second_at.astype(np.int64)
-        return Encoded(
-            block.ids.astype(np.int64), np.diff(block.starts).astype(np.int64), second_at
-        )
+        word_of = None if block.word_of is None else block.word_of.astype(np.int64)
+        lengths = np.diff(block.starts).astype(np.int64)
+        return Encoded(block.ids.astype(np.int64), lengths, second_at, word_of)
+
+    def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """The label of each row: None, int, float, str, or list of str.
+
+        Of a question's window: first and last token of its answer, [0, 0] where that is not in it.
+        """
+        return [
+            None if block.labels is None else block.labels[place].as_py()
+            for block, place in self._places(rows)
+        ]
+
+    def words(self, rows: npt.NDArray[np.int64]) -> list[list[str]]:
+        """The words of each row; raises ArtifactError where rows are not given as words."""
+        found = []
+        for block, place in self._places(rows):
+            if block.words is None:
+                raise ArtifactError(
+                    f"{self.folder} has no words: read a source of kind conll, a column that holds"
+                    " lists of words, or set split_words: true"
+                )
+            found.append(block.words[place].as_py())
+        return found
+
+    def _places(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Block, int]]:
+        for row in rows.tolist():
+            number, place = self.locate(row)
+            yield self.block(number), place
 
 
 def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:
@@ -156,7 +201,7 @@ def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:
     return Corpus(folder, manifest, digest, facts)
 
 
-def schema(vocabulary: int, *, pairs: bool, label: pa.DataType | None) -> pa.Schema:
+def schema(vocabulary: int, *, pairs: bool, words: bool, label: pa.DataType | None) -> pa.Schema:
     """The columns of a block; `docs/formats.md` describes them."""
     ids = pa.uint16() if vocabulary <= 1 << 16 else pa.int32()
     fields = [
@@ -164,13 +209,21 @@ def schema(vocabulary: int, *, pairs: bool, label: pa.DataType | None) -> pa.Sch
         pa.field("text_digest", pa.binary(16), nullable=False),
         pa.field("held_out", pa.bool_(), nullable=False),
         pa.field("length", pa.int32(), nullable=False),
-        pa.field("input_ids", pa.list_(pa.field("item", ids, nullable=False)), nullable=False),
+        pa.field("input_ids", list_of(ids), nullable=False),
     ]
     if pairs:
         fields.append(pa.field("second_at", pa.int32(), nullable=False))
+    if words:
+        fields.append(pa.field("words", list_of(pa.string()), nullable=False))
+        fields.append(pa.field("word", list_of(pa.int32()), nullable=False))
     if label is not None:
         fields.append(pa.field("label", label))
     return pa.schema(fields)
+
+
+def list_of(kind: pa.DataType) -> pa.DataType:
+    """A list without nulls in it."""
+    return pa.list_(pa.field("item", kind, nullable=False))
 
 
 def encode_block(table: pa.Table) -> bytes:
@@ -179,6 +232,12 @@ def encode_block(table: pa.Table) -> bytes:
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=max(len(table), 1))
     return bytes(sink.getvalue())
+
+
+def text_digest(text: str, text_pair: str | None) -> bytes:
+    """blake2b-128 of a text or a pair: what tells rows apart, whatever reads them."""
+    whole = text if text_pair is None else f"{text}\0{text_pair}"
+    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def tokens_digest(
@@ -202,4 +261,10 @@ def _views(table: pa.Table) -> Block:
         held_out=columns["held_out"].to_numpy(zero_copy_only=False),
         text_digest=digests[: len(table) * 16].reshape(-1, 16),
         labels=columns.get("label"),
+        words=columns.get("words"),
+        word_of=columns["word"].values.to_numpy() if "word" in columns else None,
     )
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    return np.concatenate(parts or [np.empty(0, np.int64)]).astype(np.int64)

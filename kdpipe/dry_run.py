@@ -12,30 +12,33 @@ from rich.console import Console
 from rich.table import Table
 
 from kdpipe import artifact, cache, storage, teacher
+from kdpipe.activations import Dims
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError
 from kdpipe.store import Store
 from kdpipe.targets import Question
 from kdpipe.teacher import Asking, Todo
 
+_TITLE = "what the teacher still has to say"
+
 
 def show_plan(
-    asking: Asking, todo: list[Todo], store: Store, folder: Path, load: Callable[[], Encoder]
+    asking: Asking, todo: list[Todo], store: Store, folder: Path, dims: Dims, how: str
 ) -> None:
-    """Print the plan as a table; nothing is written."""
+    """Print the plan as a table; `dims` are those of who is asked, `how` is told of the work."""
     # A log has no width of its own: no cell should be broken there.
     console = Console(width=None if sys.stdout.isatty() else 160)
     facts = asking.corpus.facts
-    table = Table(title=f"{folder}: what the teacher still has to say", title_justify="left")
+    title = "what is still to be read from files" if asking.spec.files else _TITLE
+    table = Table(title=f"{folder}: {title}", title_justify="left")
     for column in ("question", "blocks", "rows", "tokens", "bytes/token", "bytes", "why"):
         table.add_column(column, justify="left" if column in {"question", "why"} else "right")
-    encoder = load()
     why, total = reasons(asking, folder), 0
     for question in asking.questions:
         items = [item for item in todo if question in item.questions]
         tokens = sum(item.block.tokens for item in items)
         rows = sum(item.block.rows for item in items)
-        size = _bytes(question, rows, tokens, encoder)
+        size = _bytes(question, rows, tokens, dims)
         total += size
         counts = Counter(why(question, item) for item in items)
         table.add_row(
@@ -43,23 +46,25 @@ def show_plan(
             f"{len(items):,} of {len(facts.blocks):,}",
             f"{rows:,}",
             f"{tokens:,}",
-            f"{_bytes(question, facts.rows, facts.tokens, encoder) / facts.tokens:,.0f}",
+            f"{_bytes(question, facts.rows, facts.tokens, dims) / facts.tokens:,.0f}",
             f"{size:,}",
             "; ".join(f"{reason} ({count})" for reason, count in counts.items()) or "all found",
         )
     console.print(table)
     existing = next(path for path in (store.root, *store.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
+    console.print(f"{total:,} bytes to write, {free:,} free at {store.root}; {how}")
+    if total > free:
+        console.print("this does not fit: free some space, or keep less (int8, fewer layers)")
+
+
+def pace(asking: Asking, todo: list[Todo], encoder: Encoder) -> str:
+    """How long the teacher will take, measured for about two seconds."""
     seconds = 0.0
     if todo:
         rate = teacher.seconds_per_token(asking, todo, encoder)
         seconds = rate * sum(item.block.tokens for item in todo)
-    console.print(
-        f"{total:,} bytes to write, {free:,} free at {store.root}; about {_time(seconds)} on"
-        f" {encoder.device.type} in {asking.dtype}"
-    )
-    if total > free:
-        console.print("this does not fit: free some space, or keep less (int8, fewer layers)")
+    return f"about {_time(seconds)} on {encoder.device.type} in {asking.dtype}"
 
 
 def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
@@ -69,8 +74,9 @@ def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
         old = cache.CacheFacts.model_validate(manifest.facts)
     except (ArtifactError, ValueError):
         return lambda question, item: "never asked"
+    who = "what the files say" if asking.spec.files else "the teacher"
     changes = {
-        "the teacher changed": old.teacher != asking.teacher,
+        f"{who} changed": old.teacher != asking.teacher,
         "the tokenizer changed": old.tokenizer != asking.corpus.facts.tokenizer,
         "the compute dtype changed": old.dtype != asking.dtype,
     }
@@ -84,10 +90,10 @@ def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
     return why
 
 
-def _bytes(question: Question, rows: int, tokens: int, encoder: Encoder) -> int:
+def _bytes(question: Question, rows: int, tokens: int, dims: Dims) -> int:
     part = question.what
     vectors = tokens if part.per_token else rows
-    return storage.bytes_of(vectors, encoder.dims.width(part), question.storage)
+    return storage.bytes_of(vectors, dims.width(part), question.storage)
 
 
 def _time(seconds: float) -> str:

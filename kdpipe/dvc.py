@@ -19,6 +19,7 @@ from kdpipe import io, versions
 from kdpipe.config import nearest
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.pipeline import Pipeline
+from kdpipe.sources import Source
 from kdpipe.students import FromCheckpoint
 
 Stage = dict[str, Any]
@@ -67,6 +68,7 @@ def stages(pipeline: Pipeline, path: Path, root: Path) -> dict[str, Stage]:
     """The stages of dvc.yaml by name, such as `train-small`; raises as `dvc_yaml` does."""
     plan = _Plan(pipeline, _inside(path, root), root)
     parts: list[tuple[str, Iterable[str], Callable[[_Plan, str], Stage]]] = [
+        ("augment", pipeline.augmentations, _augment),
         ("tokenize", pipeline.corpora, _tokenize),
         ("cache-teacher", pipeline.caches, _cache_teacher),
         ("train", pipeline.students, _train),
@@ -96,9 +98,19 @@ def ignore(root: Path) -> None:
             io.write_file(path, (text + "\n".join(missing) + "\n").encode("utf-8"))
 
 
+def _augment(plan: _Plan, name: str) -> Stage:
+    spec = plan.pipeline.augmentations[name]
+    deps = [*_sources(plan, spec.sources), *_given(plan, spec.vectors)]
+    deps += [path for model in spec.models for path in _folder(plan, model)]
+    outs = [f"artifacts/texts/{name}/manifest.json"]
+    return _stage(
+        plan, "augment", versions.AUGMENT, name, deps, [f"augmentations.{name}"], outs=outs
+    )
+
+
 def _tokenize(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.corpora[name]
-    files = _given(plan, (path for source in spec.sources for path in source.paths(plan.root)))
+    files = _sources(plan, spec.sources)
     teacher = plan.pipeline.teachers.get(spec.tokenizer)
     files += _folder(plan, teacher.model if teacher else spec.tokenizer)
     keys = [f"corpora.{name}", *([f"teachers.{spec.tokenizer}"] if teacher else [])]
@@ -109,19 +121,26 @@ def _tokenize(plan: _Plan, name: str) -> Stage:
 def _cache_teacher(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.caches[name]
     deps = [f"artifacts/corpora/{spec.corpus}/manifest.json"]
-    deps += _folder(plan, plan.pipeline.teachers[spec.teacher].model)
-    keys = [f"caches.{name}", f"teachers.{spec.teacher}"]
+    deps += _given(plan, (file.file for file in spec.files))
+    keys = [f"caches.{name}"]
+    if spec.teacher is not None:
+        deps += _folder(plan, plan.pipeline.teachers[spec.teacher].model)
+        keys.append(f"teachers.{spec.teacher}")
     outs = [f"artifacts/caches/{name}/manifest.json"]
     return _stage(plan, "cache-teacher", versions.CACHE_TEACHER, name, deps, keys, outs=outs)
 
 
 def _train(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.students[name]
-    teachers = list(dict.fromkeys(plan.pipeline.caches[cache].teacher for cache in spec.caches))
+    corpus = plan.pipeline.corpora[spec.corpus_of(plan.pipeline.caches)]
+    read_by = [corpus.tokenizer] if corpus.tokenizer in plan.pipeline.teachers else []
+    teachers = [plan.pipeline.caches[cache].teacher for cache in spec.caches]
+    teachers = list(dict.fromkeys([*(name for name in teachers if name), *read_by]))
     models = [plan.pipeline.teachers[teacher].model for teacher in teachers]
     if isinstance(spec.model, FromCheckpoint):
         models.append(spec.model.model)
     deps = [*_inputs(plan, name), *(path for model in models for path in _folder(plan, model))]
+    deps += _given(plan, spec.model.files())
     keys = [f"students.{name}", *(f"teachers.{teacher}" for teacher in teachers)]
     outs = [f"artifacts/students/{name}/manifest.json"]
     return _stage(plan, "train", versions.TRAIN, name, deps, keys, outs=outs)
@@ -129,7 +148,7 @@ def _train(plan: _Plan, name: str) -> Stage:
 
 def _evaluate(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.students[name]
-    files = _given(plan, (path for task in spec.evaluate for path in task.files()))
+    files = _given(plan, (path for task in spec.tasks for path in task.files()))
     deps = [f"artifacts/students/{name}/manifest.json", *_inputs(plan, name), *files]
     made = {
         kind: [f"reports/{name}/{file}" for file in files]
@@ -162,12 +181,20 @@ def _stage(
 
 def _inputs(plan: _Plan, student: str) -> list[str]:
     """Manifests of a student's caches and of their corpora."""
-    caches = plan.pipeline.students[student].caches
-    corpora = [plan.pipeline.caches[cache].corpus for cache in caches]
+    spec = plan.pipeline.students[student]
+    corpus = spec.corpus_of(plan.pipeline.caches)
     return [
-        *(f"artifacts/caches/{cache}/manifest.json" for cache in caches),
-        *(f"artifacts/corpora/{corpus}/manifest.json" for corpus in corpora),
+        *(f"artifacts/caches/{cache}/manifest.json" for cache in spec.caches),
+        f"artifacts/corpora/{corpus}/manifest.json",
     ]
+
+
+def _sources(plan: _Plan, sources: Iterable[Source]) -> list[str]:
+    """What sources read: the user's own files, and manifests of texts that a stage makes."""
+    paths = [path for source in sources for path in source.paths(plan.root)]
+    made = {f"artifacts/texts/{name}" for name in plan.pipeline.augmentations} & {*paths}
+    own = _given(plan, (path for path in paths if path not in made))
+    return [*own, *(f"{path}/manifest.json" for path in sorted(made))]
 
 
 def _given(plan: _Plan, paths: Iterable[str]) -> list[str]:
@@ -180,6 +207,10 @@ def _given(plan: _Plan, paths: Iterable[str]) -> list[str]:
 
 
 def _folder(plan: _Plan, model: str) -> list[str]:
+    made = Path(model).parts
+    if made[:2] == ("artifacts", "students") and made[2:3] and made[2] in plan.pipeline.students:
+        # Of another stage, whose folder also holds what is no input, such as the model card.
+        return [f"artifacts/students/{made[2]}/manifest.json"]
     return [model] if (plan.root / model).is_dir() else []
 
 

@@ -17,10 +17,9 @@ from kdpipe import heads
 from kdpipe.activations import Activations, Dims, Tokens
 from kdpipe.batches import by_length
 from kdpipe.device import Dtype, autocast, pass_overhead
-from kdpipe.heads import HeadKind
 from kdpipe.modules import HeadSpec
-from kdpipe.parts import EMBEDDING, Needs
-from kdpipe.taps import tapped
+from kdpipe.parts import EMBEDDING, HeadKind, Needs, Part
+from kdpipe.taps import RELATIVE, tapped
 
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
 
@@ -84,12 +83,20 @@ class Encoder(nn.Module):
             layers=int(config.num_hidden_layers),
             heads=int(config.num_attention_heads),
             classes=heads.classes_of(config, self.answers),
+            problem=None if self.answers is None else heads.problem_of(config, self.answers),
+            relative=config.model_type in RELATIVE,
+            words=getattr(config, "input_width", None),
         )
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
+
+    @property
+    def voice(self) -> Part:
+        """What it is for: its logits, or its embedding where it has no head."""
+        return EMBEDDING if self.answers is None else heads.PARTS[self.answers]
 
     @property
     def gives(self) -> Needs:
@@ -170,11 +177,23 @@ def keep_in_bf16(encoder: Encoder) -> None:
             module.to(torch.bfloat16)
 
 
-def embed(encoder: Encoder, tokens: Tokens, dtype: Dtype, tokens_per_batch: int = 4096) -> Tensor:
+def embed(encoder: Encoder, tokens: Tokens, dtype: Dtype) -> Tensor:
     """[B, D] fp32 on the CPU: embeddings of any number of rows, in their order."""
-    result = torch.empty(len(tokens), encoder.dims.embedding)
+    return ask(encoder, tokens, EMBEDDING, dtype)
+
+
+def ask(
+    encoder: Encoder, tokens: Tokens, part: Part, dtype: Dtype, tokens_per_batch: int = 4096
+) -> Tensor:
+    """One part of what a model says about any number of rows, in their order; fp32, on the CPU.
+
+    [B, D] for a part about rows, [N, D] for one about tokens.
+    """
     plan = by_length(tokens.lengths.numpy(), tokens_per_batch, pass_overhead(encoder.device))
+    result = torch.empty(0)
     for batch in map(torch.from_numpy, plan):
-        said = observe(encoder, tokens.take(batch), frozenset({EMBEDDING}), dtype)
-        result[batch] = said[EMBEDDING].cpu()
+        said = observe(encoder, tokens.take(batch), frozenset({part}), dtype)[part].cpu()
+        if not len(result):
+            result = torch.empty(len(tokens.ids) if part.per_token else len(tokens), said.shape[1])
+        result[tokens.places(batch) if part.per_token else batch] = said
     return result

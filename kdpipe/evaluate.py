@@ -13,7 +13,7 @@ from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.plots import report_picture
 from kdpipe.report import PICTURE, ROLES, TABLE, Report, markdown_table, rounded
 from kdpipe.speed import measure
-from kdpipe.tasks import Fidelity, Task
+from kdpipe.tasks import Agreement, Fidelity, Task
 from kdpipe.tasks.subject import HeldOut, Subject
 
 METRICS, SPEED = "metrics.json", "speed.json"
@@ -26,26 +26,34 @@ def evaluate(
     root: Path,
     seconds: float = 20.0,
 ) -> Report:
-    """Measure teacher, untrained student and student, in this order; `seconds` go to their speed.
+    """Measure teacher, if any, untrained and trained student; `seconds` go to their speed.
 
     Raises:
-        UsageError: no task, or two that would write the same metric.
+        UsageError: no task, two that would write the same metric, or one that the student's head
+            does not fit.
         ArtifactError: no held-out rows, or a file of a task is missing or wrong.
         NonFiniteError: a model gives NaN or Inf.
     """
     # What people judged comes before what the teacher says.
-    ordered = sorted(tasks, key=lambda task: isinstance(task, Fidelity))
+    ordered = sorted(tasks, key=lambda task: isinstance(task, Fidelity | Agreement))
     mains = _mains(ordered)
     if len(held_out.tokens) == 0:
         raise ArtifactError(
             "the corpus has no held-out rows to measure on: raise 'validation' of the corpus"
         )
+    roles = ROLES[-len(subjects) :]
     quality: dict[str, dict[str, float]] = {}
-    for role, subject in zip(ROLES, subjects, strict=True):
+    for role, subject in zip(roles, subjects, strict=True):
         scores = [task.score(subject, held_out, root).items() for task in ordered]
         quality[role] = {key: rounded(value) for items in scores for key, value in items}
-    speed = dict(zip(ROLES, measure(subjects, held_out, seconds), strict=True))
-    names = {role: subject.name for role, subject in zip(ROLES, subjects, strict=True)}
+    for main in mains:
+        if main not in quality["student"]:
+            raise UsageError(
+                f"{subjects[-1].name} has no {main}: the task is about another head than the"
+                " student's: take it out of 'evaluate'"
+            )
+    speed = dict(zip(roles, measure(subjects, held_out, seconds), strict=True))
+    names = {role: subject.name for role, subject in zip(roles, subjects, strict=True)}
     return Report(names, quality, speed, mains)
 
 
@@ -75,12 +83,15 @@ def write_report(report: Report, folder: Path) -> None:
 def table(report: Report) -> list[dict[str, str]]:
     """One row for each model, as `table.tsv` has them; a value that there is not is empty."""
     rows = []
-    for role in ROLES:
+    for role in report.quality:
         quality, speed = report.quality[role], report.speed[role]
         share = report.share(role).get(report.mains[0])
         rows.append(
             {"model": report.names[role], "role": role}
-            | {metric: f"{quality[metric]:.4f}" for metric in report.mains}
+            | {
+                metric: f"{quality[metric]:.4f}" if metric in quality else ""
+                for metric in report.mains
+            }
             | {
                 "share_of_teacher": "" if share is None else f"{share:.4f}",
                 "parameters": str(speed.parameters),

@@ -27,9 +27,10 @@ def write_model(
 ) -> list[str]:
     """Write a model for transformers and sentence-transformers; returns the sorted file names.
 
-    The vectors there are those of `encoder`. Two heads are beyond what older versions know: they
-    refuse poolings in another order than that of POOLINGS; and with a prompt that is not pooled,
-    they take for `cls` the first token of the row, not the first one after the prompt.
+    One with a head that gives logits is for transformers alone. The vectors there are those of
+    `encoder`. Two heads are beyond what older versions of sentence-transformers know: they refuse
+    poolings in another order than that of POOLINGS; and with a prompt that is not pooled, they take
+    for `cls` the first token of the row, not the first one after the prompt.
 
     Args:
         folder: Where to; what lies there under the same names is replaced.
@@ -45,6 +46,20 @@ def write_model(
         "tokenizer.json": tokenizer.backend.to_str(pretty=True).encode("utf-8"),
         "tokenizer_config.json": _json(_tokenizer(encoder, tokenizer, max_seq_length)),
         "special_tokens_map.json": _json(tokenizer.special),
+    }
+    if encoder.answers is None:
+        files |= _modules_of(encoder, max_seq_length, prompt)
+    elif prompt:
+        files["config_sentence_transformers.json"] = _json(_settings(prompt))
+    for name, data in files.items():
+        io.make_folder((folder / name).parent)
+        io.write_file(folder / name, data)
+    return sorted(files)
+
+
+def _modules_of(encoder: Encoder, max_seq_length: int, prompt: str) -> dict[str, bytes]:
+    """The files of sentence-transformers: how tokens become one vector."""
+    files = {
         "sentence_bert_config.json": _json(
             {"max_seq_length": max_seq_length, "do_lower_case": False}
         ),
@@ -63,11 +78,7 @@ def write_model(
         kinds[place] = "Normalize"
         # It says nothing, but git and the hub lose empty folders, and old readers then ask the hub.
         files[f"{place}/config.json"] = _json({})
-    files["modules.json"] = _json(_modules(kinds))
-    for name, data in files.items():
-        io.make_folder((folder / name).parent)
-        io.write_file(folder / name, data)
-    return sorted(files)
+    return files | {"modules.json": _json(_modules(kinds))}
 
 
 def _json(value: Any) -> bytes:

@@ -5,7 +5,7 @@ They are those of transformers, so that a student's folder loads there as what i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from kdpipe.parts import LOGITS, TOKEN_LOGITS, Part
+from kdpipe.errors import UsageError
+from kdpipe.parts import LOGITS, TOKEN_LOGITS, HeadKind, Part, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-HeadKind = Literal["sequence", "token", "span"]
 PARTS: dict[HeadKind, Part] = {"sequence": LOGITS, "token": TOKEN_LOGITS, "span": TOKEN_LOGITS}
 """What a head's logits are about; a span head gives two for each token, start and end."""
 MODELS: dict[HeadKind, Any] = {
@@ -33,6 +33,8 @@ _ENDS: dict[str, HeadKind] = {
     "ForTokenClassification": "token",
     "ForQuestionAnswering": "span",
 }
+ENDS_OF_SPAN, NUMBER = ("start", "end"), ("score",)
+"""What the logits of a span head, and of a regression, are about; names in a config are not."""
 
 
 def kind_of(config: PreTrainedConfig) -> HeadKind | None:
@@ -49,9 +51,19 @@ def classes_of(config: PreTrainedConfig, kind: HeadKind | None) -> tuple[str, ..
     if kind is None:
         return ()
     if kind == "span":
-        return ("start", "end")
+        return ENDS_OF_SPAN
+    if config.num_labels == 1 and problem_of(config, kind) == "regression":
+        return NUMBER
     names: dict[int, str] = config.to_dict()["id2label"]
     return tuple(str(names[number]) for number in sorted(names))
+
+
+def problem_of(config: PreTrainedConfig, kind: HeadKind) -> Problem:
+    """What the logits mean; a sequence head of one class without a word on it is a regression."""
+    if kind != "sequence":
+        return kind
+    stated: Problem | None = config.problem_type
+    return stated or ("regression" if config.num_labels == 1 else "single_label_classification")
 
 
 def logits_of(said: Any) -> Tensor:
@@ -63,12 +75,32 @@ def logits_of(said: Any) -> Tensor:
 
 
 def put_on(base: PreTrainedModel, kind: HeadKind, **keys: Any) -> PreTrainedModel:
-    """A model with the weights of `base` and a fresh head; `keys` go into its config."""
+    """A model with the weights of `base` and a fresh head; `keys` go into its config.
+
+    Raises:
+        UsageError: transformers has no such head for this family.
+    """
     config = type(base.config).from_dict(base.config.to_dict() | keys)
-    model: PreTrainedModel = MODELS[kind].from_config(
-        config,
-        trust_remote_code=False,
-        attn_implementation=base.config._attn_implementation,
-    )
+    try:
+        model: PreTrainedModel = MODELS[kind].from_config(
+            config,
+            trust_remote_code=False,
+            attn_implementation=base.config._attn_implementation,
+        )
+    except ValueError:
+        raise UsageError(
+            f"a {config.model_type!r} model has no head of kind {kind!r}: use another kind of model"
+        ) from None
     model.base_model.load_state_dict(base.state_dict(), strict=False)
     return model
+
+
+def copy(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """The weights of a head, where both have the same shapes; else `target` keeps its own."""
+    prefix = f"{source.base_model_prefix}."
+    theirs = {k: v for k, v in source.state_dict().items() if not k.startswith(prefix)}
+    prefix = f"{target.base_model_prefix}."
+    mine = {k: v for k, v in target.state_dict().items() if not k.startswith(prefix)}
+    shapes = ({k: v.shape for k, v in weights.items()} for weights in (theirs, mine))
+    if next(shapes) == next(shapes):
+        target.load_state_dict(theirs, strict=False)

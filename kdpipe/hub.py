@@ -35,6 +35,8 @@ def find_model(
     """
     folder = Path(model)
     if not folder.is_dir():
+        if folder.parts[:2] == ("artifacts", "students"):
+            raise ArtifactError(f"{model} is not made yet: run 'kdpipe train' for {folder.name!r}")
         carried = _in_package(package) if package else None
         folder = carried or _from_hub(model, revision, package)
     _screen(folder)

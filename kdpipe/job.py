@@ -12,6 +12,8 @@ from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
 from kdpipe.encoder import Encoder
 from kdpipe.errors import UsageError
+from kdpipe.join import join
+from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
 from kdpipe.progress import Progress, say
 from kdpipe.terms import Terms
@@ -52,7 +54,7 @@ class Job:
 
     spec: StudentSpec
     run: Run
-    teacher: Teacher
+    teacher: Teacher | None
     tokenizer: Tokenizer
     log: Log
 
@@ -67,35 +69,47 @@ def prepare(
         ArtifactError: a cache that lacks what an objective needs.
     """
     spec = project.pipeline.students[name]
-    teacher = project.teacher(project.pipeline.caches[spec.caches[0]].teacher)
-    encoder, tokenizer = untrained(project, name)
+    encoder, tokenizer = untrained(project, name, corpus)
     dims = {key: cache.dims for key, cache in caches.items()}
-    student.check(spec, encoder, dims, corpus.facts)
+    student.check(spec, encoder, corpus.facts, labelled=_labelled(corpus))
     terms = Terms(spec, encoder.dims, dims)
     terms.check({key: cache.provides for key, cache in caches.items()})
-    run = train.start(spec.train, encoder, terms, corpus, caches, pick_device(device))
+    needs = terms.needs_of_teachers()
+    joined = {key: join(corpus, cache, needs.get(key, Needs())) for key, cache in caches.items()}
+    run = train.start(spec.train, encoder, terms, corpus, joined, pick_device(device))
     if spec.train.metric_for_best_model == "eval_cosine" and not run.measures_cosine:
         raise UsageError(
-            f"metric_for_best_model: eval_cosine needs embeddings in cache {spec.caches[0]!r}, as"
-            " wide as the student's: use eval_loss"
+            "metric_for_best_model: eval_cosine needs a student without a head, and embeddings in"
+            " its first cache, as wide as its own: use eval_loss"
         )
-    return Job(spec, run, teacher, tokenizer, Log())
+    return Job(spec, run, project.teacher_of(name), tokenizer, Log())
 
 
-def untrained(project: Project, name: str) -> tuple[Encoder, Tokenizer]:
+def _labelled(corpus: Corpus) -> bool:
+    """Whether any row has a label."""
+    blocks = range(len(corpus.facts.blocks))
+    return any(
+        (labels := corpus.block(number).labels) is not None and labels.null_count < len(labels)
+        for number in blocks
+    )
+
+
+def untrained(project: Project, name: str, corpus: Corpus) -> tuple[Encoder, Tokenizer]:
     """The student before its first step, and its tokenizer."""
-    spec = project.pipeline.students[name]
-    cache = project.pipeline.caches[spec.caches[0]]
-    tokenizer = project.reading(cache.corpus).tokenizer
-    encoder = student.build_student(spec, project.teacher(cache.teacher).load(), tokenizer)
-    return encoder, tokenizer
+    spec, teacher = project.pipeline.students[name], project.teacher_of(name)
+    tokenizer = project.reading(spec.corpus_of(project.pipeline.caches)).tokenizer
+    loaded = None if teacher is None else teacher.load()
+    alike = teacher is None or teacher.tokenizer.fingerprint == tokenizer.fingerprint
+    labels, imported = corpus.facts.labels, project.imported_by(name)
+    built = student.build_student(spec, loaded, tokenizer, labels, alike=alike, imported=imported)
+    return built, tokenizer
 
 
 def carry_out(job: Job, runs: Path) -> int | None:
     """Train from the last checkpoint in `runs` to the end; the signal that stopped it, if any."""
     spec, run = job.spec.train, job.run
     vars(job.log).update(checkpoint.resume(runs, run))
-    total = train.total_steps(spec, run.corpus)
+    total = train.total_steps(run)
     if run.progress.step:
         say(f"continuing after step {run.progress.step} of {total}")
     done = run.progress.step

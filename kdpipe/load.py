@@ -18,7 +18,10 @@ from kdpipe.encoder import ACTIVATIONS, Dense, Encoder
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import read_json
 from kdpipe.modules import HeadSpec, modules_of, transformer_folder
+from kdpipe.nets.pretrained import MODEL_TYPES
 
+_ENCODERS = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *MODEL_TYPES}
+"""Model types that read text."""
 _UNLOADABLE = (
     *(OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError),
     *(ArithmeticError, AssertionError, SafetensorError, StrictDataclassError),
@@ -35,7 +38,7 @@ def load_encoder(folder: Path, head: HeadSpec) -> Encoder:
     transformer, made_of_modules = transformer_folder(folder), bool(modules_of(folder))
     config = _config(transformer)
     answers = None if made_of_modules else heads.kind_of(config)
-    if not made_of_modules and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+    if not made_of_modules and config.model_type not in _ENCODERS:
         raise ArtifactError(
             f"{folder} is a {config.model_type!r} model, which is no text encoder: use one such as"
             " BERT, or a folder with sentence-transformers modules"
@@ -80,7 +83,12 @@ def _load(folder: Path, config: PreTrainedConfig, kind: Any) -> PreTrainedModel:
         )
     except _UNLOADABLE as error:
         raise ArtifactError(f"{folder}: the model cannot be loaded ({_first(error)})") from None
-    missing = sorted(key for key in loading["missing_keys"] if ".pooler." not in f".{key}")
+    # Only a head that gives logits reads what a pooler says.
+    missing = sorted(
+        key
+        for key in loading["missing_keys"]
+        if kind is not AutoModel or ".pooler." not in f".{key}"
+    )
     if missing:
         raise ArtifactError(f"{folder}: its weights lack {missing[0]}, which config.json asks for")
     found: PreTrainedModel = model

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from kdpipe.activations import Activations, Tokens
 from kdpipe.batches import Rows
-from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
+from kdpipe.gold import Gold
+from kdpipe.join import Joined
 from kdpipe.parts import Needs
+from kdpipe.tokenizer import first_tokens
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -23,25 +26,46 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of the corpus with what each teacher said about them."""
+    """Rows of the corpus with what each teacher said about them, and their labels."""
 
     tokens: Tokens
     teachers: dict[str, Activations]
+    gold: Tensor | None = None
+    """As `Gold.of` makes them; None where the student has no head or the corpus no labels."""
+    words: Tensor | None = None
+    """[N] bool: the first token of each word; None where rows are no lists of words."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         return Batch(
             self.tokens.to(device),
             {name: said.to(device) for name, said in self.teachers.items()},
+            None if self.gold is None else self.gold.to(device, non_blocking=True),
+            None if self.words is None else self.words.to(device, non_blocking=True),
         )
 
 
 def read_batch(
-    corpus: Corpus, caches: Mapping[str, Cache], needs: Mapping[str, Needs], rows: Rows
+    corpus: Corpus,
+    caches: Mapping[str, Joined],
+    needs: Mapping[str, Needs],
+    rows: Rows,
+    gold: Gold | None,
 ) -> Batch:
     """One batch on the CPU; raises ArtifactError where a file is not what its manifest says."""
-    tokens = Tokens.of(corpus.gather(rows), corpus.facts.prompt_tokens)
-    return Batch(tokens, {name: caches[name].read(rows, asked) for name, asked in needs.items()})
+    encoded = corpus.gather(rows)
+    said, words = {}, None if encoded.word_of is None else first_tokens(encoded)
+    for name, asked in needs.items():
+        said[name], there = caches[name].read(rows, asked, encoded)
+        if there is not None:
+            assert words is not None, "only rows of words are read by several tokenizers"
+            words = words & there
+    return Batch(
+        Tokens.of(encoded, corpus.facts.prompt_tokens),
+        said,
+        None if gold is None else gold.of(corpus.labels(rows), encoded),
+        None if words is None else torch.from_numpy(words),
+    )
 
 
 def read_ahead(items: Iterable[S], read: Callable[[S], T]) -> Iterator[T]:

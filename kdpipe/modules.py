@@ -116,6 +116,8 @@ def own_limit(folder: Path) -> int:
     """The longest row that a model is meant for, in tokens, special tokens included."""
     transformer = transformer_folder(folder)
     stated = read_json(transformer / "sentence_bert_config.json").get("max_seq_length")
+    if stated is None:
+        stated = read_json(transformer / "tokenizer_config.json").get("model_max_length")
     positions = position_limit(folder)
     return min(stated, positions) if isinstance(stated, int) else positions
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 PartName = Literal["embedding", "hidden", "query", "key", "value", "logits", "token_logits"]
+HeadKind = Literal["sequence", "token", "span"]
+Problem = Literal[
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+    "token",
+    "span",
+]
+"""What a head's logits mean; the first three are transformers' `problem_type` of a sequence."""
 _PER_ROW = {"embedding", "logits"}
 
 
@@ -26,6 +35,11 @@ class Part(NamedTuple):
     def per_token(self) -> bool:
         """Whether there is a vector for each token, or one for each row."""
         return self.name not in _PER_ROW
+
+
+def some(classes: tuple[str, ...], most: int = 5) -> str:
+    """For people: `no, yes`, or the first of many: `a, b, c, d, e, ...`."""
+    return ", ".join([*classes[:most], *(["..."] if len(classes) > most else [])])
 
 
 EMBEDDING, LOGITS, TOKEN_LOGITS = Part("embedding"), Part("logits"), Part("token_logits")

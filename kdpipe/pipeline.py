@@ -5,18 +5,23 @@ Everything here is identity (it decides what is made) unless its line says "spee
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from kdpipe.augment import AugmentationSpec
 from kdpipe.config import Frozen, MisplacedError, Name, decode, nearest, read_yaml
 from kdpipe.errors import UsageError
 from kdpipe.objectives import AnyObjective
 from kdpipe.sources import Source
-from kdpipe.students import StudentModel
-from kdpipe.targets import Target
+from kdpipe.students import FromTeacher, StudentModel
+from kdpipe.targets import Imported, Target
 from kdpipe.tasks import Fidelity, Task
+
+_READ_BY = {"embedding": "embedding", "logits": "logits", "labels": "logits"}
+"""Kind of objective -> the part of a cache of files that it learns from."""
 
 
 class CorpusSpec(Frozen):
@@ -63,15 +68,36 @@ class TeacherSpec(Frozen):
 
 
 class CacheSpec(Frozen):
-    """What one teacher says about one corpus."""
+    """What one teacher says about one corpus: one that is run, or one whose words are in files."""
 
     corpus: Name
-    teacher: Name
-    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    teacher: Name | None = None
+    """None: what it said is in `files`."""
+    targets: tuple[Target, ...] = ()
+    """What to keep of what the teacher says."""
+    files: tuple[Imported, ...] = ()
+    """What some teacher has said already, in place of `teacher` and `targets`."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the teacher's matrix products; `auto`: bf16 where the hardware has it, else fp32."""
     tokens_per_batch: PositiveInt | None = None
     """Padded tokens in one forward pass, speed only; None: 2048 on a CPU, 32768 on a GPU."""
+
+    @model_validator(mode="after")
+    def _teacher_or_files(self) -> CacheSpec:
+        if not self.files:
+            for key in ("teacher", "targets"):
+                if not getattr(self, key):
+                    raise ValueError(
+                        f"key {key!r} is required; or 'files', where what a teacher said is there"
+                    )
+            return self
+        for key in ("teacher", "targets", "dtype", "tokens_per_batch"):
+            if key in self.model_fields_set:
+                raise ValueError(f"key {key!r} is about a teacher that is run: 'files' need none")
+        for part in (parts := [file.part for file in self.files]):
+            if parts.count(part) > 1:
+                raise ValueError(f"two of 'files' have {part}: make another cache of one of them")
+        return self
 
 
 class TrainSpec(Frozen):
@@ -111,23 +137,78 @@ class TrainSpec(Frozen):
     """Stop after so many measurements without a better one; None never does."""
 
 
-class StudentSpec(Frozen):
-    """A model that learns from caches."""
+class Head(Frozen):
+    """What a model answers beside an embedding: logits, as transformers' heads give them."""
 
-    caches: Annotated[tuple[Name, ...], Field(min_length=1)]
-    """What to learn from; the first one's teacher gives layers and head."""
+    kind: Literal["sequence", "token", "span"]
+    """`sequence`: about each row; `token`: about each word of a row (tagging); `span`: where in a
+    row the answer begins and ends (question answering)."""
+    problem_type: Literal[
+        "single_label_classification", "multi_label_classification", "regression"
+    ] = "single_label_classification"
+    """Of a `sequence` head."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Names in the order of the logits; None: those of the first cache's teacher where it has such
+    a head, else the labels of the corpus, sorted."""
+
+
+class StudentSpec(Frozen):
+    """A model that learns from caches, from labels, or from both."""
+
+    caches: tuple[Name, ...] = ()
+    """What to learn from; the first one's teacher gives layers and pooling. Empty: labels alone."""
+    corpus: Name | None = None
+    """What it reads; None: the corpus of the caches. Another one than theirs is for a student with
+    a tokenizer of its own: rows are joined by their text, words by their place."""
     model: StudentModel
+    head: Head | None = None
+    """None: sentence embeddings."""
     embedding_size: PositiveInt | None = None
     """Width of the sentence embedding; None: the teacher's. Another width than the student's hidden
     one adds a dense layer, saved as a module of the model."""
     objectives: Annotated[tuple[AnyObjective, ...], Field(min_length=1)]
     train: TrainSpec = TrainSpec()
-    evaluate: tuple[Task, ...] = (Fidelity(),)
+    evaluate: tuple[Task, ...] | None = None
+    """How to measure it; None: `fidelity` for a student without a head."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """How to measure it."""
+        if self.evaluate is not None:
+            return self.evaluate
+        return (Fidelity(),) if self.head is None and self.caches else ()
+
+    def corpus_of(self, caches: Mapping[str, CacheSpec]) -> str:
+        """The corpus that it is trained on; raises UsageError where its caches have several."""
+        names = dict.fromkeys(caches[name].corpus for name in self.caches)
+        if self.corpus is None and len(names) > 1:
+            raise UsageError(
+                f"caches {', '.join(self.caches)} are of different corpora ({', '.join(names)}):"
+                " name the 'corpus' that the student reads; rows are joined by their text"
+            )
+        return self.corpus or next(iter(names))
 
     @model_validator(mode="after")
     def _objectives_name_caches(self) -> StudentSpec:
+        if not self.caches and self.corpus is None:
+            raise ValueError("give 'caches' to learn from, or a 'corpus' for labels alone")
+        if not self.caches and isinstance(self.model, FromTeacher):
+            raise ValueError(
+                "model of kind 'teacher_layers' needs 'caches', which name the teacher"
+            )
         for objective in self.objectives:
-            if objective.cache is None and len(self.caches) > 1:
+            if not self.caches and objective.from_teacher:
+                raise ValueError(
+                    f"objective {objective.kind!r} learns from a teacher: give 'caches'"
+                )
+            for name in objective.averaged:
+                if name not in self.caches:
+                    raise ValueError(
+                        f"objective {objective.kind!r} averages cache {name!r}, which is not among"
+                        f" the student's caches: {', '.join(self.caches)}"
+                    )
+            alone = objective.from_teacher and not objective.averaged
+            if objective.cache is None and len(self.caches) > 1 and alone:
                 raise ValueError(
                     f"objective {objective.kind!r} must say which cache: {', '.join(self.caches)}"
                 )
@@ -143,19 +224,44 @@ class Pipeline(Frozen):
     """Everything there is to make, by name."""
 
     corpora: dict[Name, CorpusSpec]
-    teachers: dict[Name, TeacherSpec]
-    caches: dict[Name, CacheSpec]
+    teachers: dict[Name, TeacherSpec] = {}
+    caches: dict[Name, CacheSpec] = {}
     students: dict[Name, StudentSpec] = {}
+    augmentations: dict[Name, AugmentationSpec] = {}
 
     @model_validator(mode="after")
     def _names_exist(self) -> Pipeline:
         for name, cache in self.caches.items():
             _known(("caches", name, "corpus"), cache.corpus, self.corpora)
-            _known(("caches", name, "teacher"), cache.teacher, self.teachers)
+            if cache.teacher is not None:
+                _known(("caches", name, "teacher"), cache.teacher, self.teachers)
         for name, student in self.students.items():
+            if student.corpus is not None:
+                _known(("students", name, "corpus"), student.corpus, self.corpora)
             for cache_name in student.caches:
                 _known(("students", name, "caches"), cache_name, self.caches)
+            self._imported_suffice(name, student)
         return self
+
+    def _imported_suffice(self, name: str, student: StudentSpec) -> None:
+        """Refuse a student that needs more of a teacher than its files have."""
+        first = next(iter(student.caches), None)
+        if first and self.caches[first].files and isinstance(student.model, FromTeacher):
+            raise MisplacedError(
+                ("students", name, "model"),
+                f"students.{name}.model: cache {first!r} is of files, there is no model to take"
+                " layers from: use kind: shape or kind: checkpoint",
+            )
+        for objective in student.objectives:
+            asked = objective.averaged or (objective.cache or first,)
+            for cache in asked if objective.from_teacher else ():
+                there = [file.part for file in self.caches[cache].files] if cache else []
+                if there and _READ_BY.get(objective.kind) not in there:
+                    raise MisplacedError(
+                        ("students", name, "objectives"),
+                        f"students.{name}.objectives: {objective.kind!r} has nothing to learn from"
+                        f" in cache {cache!r}, whose files have {' and '.join(there)}",
+                    )
 
 
 def _known(keys: tuple[str, ...], name: str, section: dict[str, Any]) -> None:

@@ -109,19 +109,19 @@ def _measured(axes: Axes, steps: Sequence[float], losses: Sequence[float]) -> No
 def _speed_and_quality(axes: Axes, report: Report) -> None:
     """Each model as a point, its area in proportion to its parameters."""
     main = report.mains[0]
-    heights = {role: values[main] for role, values in report.quality.items()}
-    speeds = {role: speed.rows_per_second for role, speed in report.speed.items()}
-    sizes = {role: speed.parameters for role, speed in report.speed.items()}
+    heights = {role: values[main] for role, values in report.quality.items() if main in values}
+    speeds = {role: report.speed[role].rows_per_second for role in heights}
+    sizes = {role: report.speed[role].parameters for role in heights}
     end, start = ((speeds[role], heights[role]) for role in ("student", "untrained"))
     arrow = {"arrowstyle": "-|>", "color": COLORS["student"], "lw": 1.4, "shrinkA": 5, "shrinkB": 9}
     axes.annotate("", end, start, arrowprops=arrow)
     is_better = heights["student"] >= heights["untrained"]
-    for role, name in report.names.items():
+    for role in heights:
         area = 420 * sizes[role] / max(sizes.values())
         axes.scatter(speeds[role], heights[role], max(area, 30), COLORS[role], zorder=3)
         above = role == "teacher" or (role == "student") == is_better
         axes.annotate(
-            f"{name}\n{sizes[role] / 1e6:,.3g} M parameters",
+            f"{report.names[role]}\n{sizes[role] / 1e6:,.3g} M parameters",
             (speeds[role], heights[role]),
             xytext=(0, (5 + math.sqrt(area) / 2) * (1 if above else -1)),
             textcoords="offset points",
@@ -137,7 +137,7 @@ def _speed_and_quality(axes: Axes, report: Report) -> None:
 
 def _alignment(role: str, speeds: Mapping[str, float]) -> Literal["left", "center", "right"]:
     """Of a label on its point: labels of models of like speed go out of each other's way."""
-    ratio = speeds["student"] / speeds["teacher"]
+    ratio = speeds["student"] / speeds.get("teacher", speeds["student"])
     if not 0.6 < ratio < 1.7:
         return "center"
     return "right" if (role == "teacher") == (ratio >= 1.0) else "left"
@@ -171,6 +171,9 @@ def _verdict(report: Report) -> str:
     share, speed_up = report.share("student"), report.speed["student"].speed_up
     times = f"{speed_up:.1f}" if speed_up < 10 else f"{speed_up:,.0f}"
     main = report.mains[0]
+    if "teacher" not in report.quality:
+        before, after = (report.quality[role][main] for role in ("untrained", "student"))
+        return f"{before:.3f} before training, {after:.3f} after"
     if main not in share:
         return f"{times} times as fast as the teacher"
     return f"{100 * share[main]:.1f} % of the teacher's quality at {times} times its speed"
@@ -178,10 +181,12 @@ def _verdict(report: Report) -> str:
 
 def _bars(axes: Axes, report: Report) -> None:
     """All metrics, one group of three bars each."""
-    metrics = [metric for metric in report.quality["student"] if _is_in_all(metric, report)]
+    metrics = [*report.quality["student"]]
     for place, role in enumerate(report.names):
-        values = [report.quality[role][metric] for metric in metrics]
-        middles = [group + 0.26 * (place - 1) for group in range(len(metrics))]
+        measured = report.quality[role]
+        groups = [group for group, metric in enumerate(metrics) if metric in measured]
+        values = [measured[metrics[group]] for group in groups]
+        middles = [group + 0.26 * (place - 1) for group in groups]
         bars = axes.barh(middles, values, 0.24, color=COLORS[role], label=role)
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=7.5)
     axes.set_yticks(range(len(metrics)), metrics, color="black")
@@ -194,11 +199,6 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.set_xlim(lowest - 0.2 * highest if lowest < 0 else 0.0, 1.2 * highest)
     axes.set_title("All metrics")
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.06))
-
-
-def _is_in_all(metric: str, report: Report) -> bool:
-    """A student of another width has no cosine to the teacher's vectors."""
-    return all(metric in quality for quality in report.quality.values())
 
 
 def _svg(figure: Figure) -> bytes:

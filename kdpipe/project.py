@@ -19,8 +19,10 @@ from kdpipe.pipeline import Pipeline, TeacherSpec
 from kdpipe.store import Store, store_root
 
 if TYPE_CHECKING:
+    from kdpipe.activations import Dims
     from kdpipe.cache import Cache
     from kdpipe.encoder import Encoder
+    from kdpipe.tokenizer import Tokenizer
     from kdpipe.write_corpus import Reading
 
 
@@ -38,6 +40,13 @@ class Teacher:
         """Its hub id, or the name of its local folder: no path of this machine."""
         local = Path(self.spec.model).is_dir()
         return Path(self.spec.model).resolve().name if local else self.spec.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What it reads text with."""
+        from kdpipe.tokenizer import load_tokenizer
+
+        return load_tokenizer(modules.transformer_folder(self.folder))
 
     @property
     def identity(self) -> str:
@@ -63,6 +72,10 @@ class Project:
     def store(self) -> Store:
         """The shards that all caches share."""
         return Store(store_root(self.root))
+
+    def texts_folder(self, name: str) -> Path:
+        """Where augmented texts are or will be."""
+        return self.root / "artifacts" / "texts" / name
 
     def corpus_folder(self, name: str) -> Path:
         """Where a corpus is or will be."""
@@ -125,16 +138,34 @@ class Project:
         remedy = f"run 'kdpipe cache-teacher {self.file} {name}'"
         return open_cache(self.cache_folder(name), corpus, remedy)
 
-    def caches(self, names: tuple[str, ...]) -> tuple[Corpus, dict[str, Cache]]:
-        """Finished caches over one corpus; raises UsageError where there are several corpora."""
-        corpora = {self.pipeline.caches[name].corpus for name in names}
-        if len(corpora) > 1:
-            raise UsageError(
-                f"{self.file}: caches {', '.join(names)} are of different corpora"
-                f" ({', '.join(sorted(corpora))}): a student learns from caches of one corpus"
-            )
-        corpus = self.corpus(corpora.pop())
-        return corpus, {name: self.cache(name, corpus) for name in names}
+    def inputs(self, student: str) -> tuple[Corpus, dict[str, Cache]]:
+        """What a student is trained on: a finished corpus and caches of it.
+
+        Raises:
+            UsageError: caches of several corpora.
+            ArtifactError: something is not made yet.
+        """
+        spec = self.pipeline.students[student]
+        try:
+            name = spec.corpus_of(self.pipeline.caches)
+        except UsageError as error:
+            raise UsageError(f"{self.file}: {error}") from None
+        corpus, caches = self.corpus(name), self.pipeline.caches
+        read_by = {other: self.corpus(other) for other in {caches[c].corpus for c in spec.caches}}
+        return corpus, {c: self.cache(c, read_by[caches[c].corpus]) for c in spec.caches}
+
+    def teacher_of(self, student: str) -> Teacher | None:
+        """The teacher that gives a student layers and pooling; None without one that is run."""
+        first = next(iter(self.pipeline.students[student].caches), None)
+        name = None if first is None else self.pipeline.caches[first].teacher
+        return None if name is None else self.teacher(name)
+
+    def imported_by(self, student: str) -> Dims | None:
+        """Width and classes of a student's first cache, where files gave it and no teacher did."""
+        first = next(iter(self.pipeline.students[student].caches), None)
+        if first is None or not self.pipeline.caches[first].files:
+            return None
+        return self.cache(first, self.corpus(self.pipeline.caches[first].corpus)).dims
 
 
 def open_project(file: Path) -> Project:

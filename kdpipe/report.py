@@ -29,7 +29,7 @@ _NUMBERS = ["share_of_teacher", "parameters", "megabytes", "sentences_per_second
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured; the first keys are ROLES."""
+    """What was measured; the first keys are ROLES, without a teacher the last two of them."""
 
     names: dict[str, str]
     """What each is called."""
@@ -41,7 +41,7 @@ class Report:
 
     def share(self, role: str) -> dict[str, float]:
         """Metric -> share of the teacher's value; only where the teacher's is above 0."""
-        teacher = self.quality["teacher"]
+        teacher = self.quality.get("teacher", {})
         return {
             metric: rounded(value / teacher[metric])
             for metric, value in self.quality[role].items()

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kdpipe.activations import Tokens
-from kdpipe.encoder import embed
+from kdpipe.encoder import ask
 from kdpipe.hub import weight_files
 from kdpipe.modules import transformer_folder
 from kdpipe.tasks.subject import HeldOut, Subject
@@ -82,12 +81,12 @@ def measure(subjects: Sequence[Subject], held_out: HeldOut, seconds: float = 20.
             Speed(
                 parameters=sum(tensor.numel() for tensor in subject.encoder.parameters()),
                 bytes=_size(subject),
-                rows_per_second=len(sample) / clock.batched,
-                tokens_per_second=len(sample.ids) / clock.batched,
+                rows_per_second=len(sample.tokens) / clock.batched,
+                tokens_per_second=len(sample.read_by(subject).ids) / clock.batched,
                 latency_p50_ms=1e3 * clock.p50,
                 latency_p95_ms=1e3 * clock.p95,
                 speed_up=clocks[shapes[0]].batched / clock.batched,
-                rows=len(sample),
+                rows=len(sample.tokens),
                 dtype=subject.dtype,
                 device=subject.encoder.device.type,
                 threads=torch.get_num_threads(),
@@ -117,28 +116,28 @@ def _size(subject: Subject) -> int:
 
 def _fit(
     subjects: Sequence[Subject], held_out: HeldOut, seconds: float
-) -> tuple[Tokens, list[Tokens]]:
+) -> tuple[HeldOut, list[HeldOut]]:
     """The throughput sample and the rows to time one by one that fit the time; warms models up."""
     batched, alone = 0.0, 0.0
     for subject in subjects:
         # The first pass warms up. Few rows tell too little, but many of a slow model take too long.
-        probe = held_out.spread(FEWEST_ROWS).tokens
-        cost = min(_seconds(subject, probe) for _ in range(2)) / len(probe)
+        probe = held_out.spread(FEWEST_ROWS)
+        cost = min(_seconds(subject, probe) for _ in range(2)) / len(probe.tokens)
         if cost * MOST_PROBED < seconds / 20:
-            probe = held_out.spread(MOST_PROBED).tokens
-            cost = _seconds(subject, probe) / len(probe)
+            probe = held_out.spread(MOST_PROBED)
+            cost = _seconds(subject, probe) / len(probe.tokens)
         batched += cost
-        single = held_out.spread(1).tokens
+        single = held_out.spread(1)
         alone += min(_seconds(subject, single) for _ in range(3))
     rows = int(_SHARE * seconds / ROUNDS / batched)
     singles = int((1 - _SHARE) * seconds / ROUNDS / alone)
-    sample = held_out.spread(min(max(rows, FEWEST_ROWS), MOST_ROWS)).tokens
-    few = held_out.spread(min(max(singles, FEWEST_SINGLES), MOST_SINGLES)).tokens
-    return sample, [few.take(torch.tensor([row])) for row in range(len(few))]
+    sample = held_out.spread(min(max(rows, FEWEST_ROWS), MOST_ROWS))
+    few = held_out.spread(min(max(singles, FEWEST_SINGLES), MOST_SINGLES))
+    return sample, [few.take(torch.tensor([row])) for row in range(len(few.tokens))]
 
 
 def _time(
-    subjects: Sequence[Subject], sample: Tokens, singles: list[Tokens], end: float
+    subjects: Sequence[Subject], sample: HeldOut, singles: list[HeldOut], end: float
 ) -> list[_Clock]:
     """Every subject in every round; fewer rounds where the probe was too hopeful."""
     batched: list[list[float]] = []
@@ -152,7 +151,8 @@ def _time(
     return [_Clock(*row) for row in zip(np.median(batched, axis=0).tolist(), p50, p95, strict=True)]
 
 
-def _seconds(subject: Subject, tokens: Tokens) -> float:
+def _seconds(subject: Subject, rows: HeldOut) -> float:
+    tokens = rows.read_by(subject)
     start = time.perf_counter()
-    embed(subject.encoder, tokens, subject.dtype)
+    ask(subject.encoder, tokens, subject.encoder.voice, subject.dtype)
     return time.perf_counter() - start

@@ -2,48 +2,99 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
+from kdpipe import heads
 from kdpipe.activations import Dims
 from kdpipe.corpus import CorpusFacts
 from kdpipe.encoder import Dense, Encoder
 from kdpipe.errors import UsageError
 from kdpipe.modules import HeadSpec, positions_for_text
-from kdpipe.objectives import Objective
-from kdpipe.pipeline import StudentSpec
+from kdpipe.pipeline import Head, StudentSpec
+from kdpipe.students import FromTeacher
 from kdpipe.tokenizer import Tokenizer
 
 
-def build_student(spec: StudentSpec, teacher: Encoder, tokenizer: Tokenizer) -> Encoder:
+def build_student(
+    spec: StudentSpec,
+    teacher: Encoder | None,
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...],
+    *,
+    alike: bool = True,
+    imported: Dims | None = None,
+) -> Encoder:
     """The student before training: the same bytes for the same spec, teacher and seed.
 
-    It pools and normalises as its teacher does. Where its vectors have another width than they
-    should (`embedding_size`, or the teacher's), it gets a dense layer of its own.
+    It pools and normalises as its teacher does; without one that is run it takes means. Where its
+    vectors have another width than they should (`embedding_size`, or the teacher's), it gets a
+    dense layer of its own. `labels` are the different ones of the corpus; `alike` says whether it
+    reads the teacher's tokens; `imported` is what files have in place of a teacher.
 
     Raises:
-        UsageError: a shape, layer or checkpoint that cannot be had.
+        UsageError: a shape, layer or checkpoint that cannot be had, or a head without classes.
     """
     torch.manual_seed(spec.train.seed)
-    model = spec.model.build(teacher, max(tokenizer.vocabulary, teacher.model.config.vocab_size))
-    head = HeadSpec(teacher.head.pooling, teacher.head.include_prompt, teacher.head.normalize)
-    student = Encoder(model, head, [])
-    wanted = spec.embedding_size or teacher.dims.embedding
-    width = student.dims.embedding
-    inherited = [layer for layer in teacher.dense if isinstance(layer, Dense)]
-    if inherited and inherited[0].linear.in_features == width and wanted == teacher.dims.embedding:
-        student = Encoder(model, head, [_copy(layer) for layer in inherited])
-    elif width != wanted:
-        student = Encoder(model, head, [Dense(width, wanted, activation="Identity")])
+    if not alike and isinstance(spec.model, FromTeacher):
+        raise UsageError(
+            "the student reads other tokens than its teacher, so it cannot take over its layers:"
+            " use kind: shape or kind: checkpoint"
+        )
+    model = spec.model.build(teacher if alike else None, tokenizer)
+    if spec.head is not None:
+        of_files = imported is not None and spec.head.kind == "sequence" and imported.classes
+        return _with_head(spec.head, model, teacher, of_files or labels)
     pooler = getattr(model, "pooler", None)
     if pooler is not None:
         # Kept because loaders expect it, but no output of an encoder passes through it.
         pooler.requires_grad_(False)
+    theirs = imported if teacher is None else teacher.dims
+    if theirs is None or not theirs.embedding:
+        raise UsageError(
+            "a student without embeddings to learn from learns labels or logits: give it a 'head'"
+        )
+    head, inherited = HeadSpec(), list[Dense]()
+    if teacher is not None:
+        head = HeadSpec(teacher.head.pooling, teacher.head.include_prompt, teacher.head.normalize)
+        inherited = [layer for layer in teacher.dense if isinstance(layer, Dense)]
+    student = Encoder(model, head, [])
+    wanted = spec.embedding_size or theirs.embedding
+    width = student.dims.embedding
+    if inherited and inherited[0].linear.in_features == width and wanted == theirs.embedding:
+        student = Encoder(model, head, [_copy(layer) for layer in inherited])
+    elif width != wanted:
+        student = Encoder(model, head, [Dense(width, wanted, activation="Identity")])
     return student
 
 
-def check(
-    spec: StudentSpec, student: Encoder, teachers: dict[str, Dims], rows: CorpusFacts
-) -> None:
+def _with_head(
+    head: Head, base: PreTrainedModel, teacher: Encoder | None, labels: tuple[str, ...]
+) -> Encoder:
+    """A model with a head; the teacher's own head where it fits."""
+    alike = teacher is not None and teacher.answers == head.kind
+    classes = head.classes or (teacher.dims.classes if teacher is not None and alike else labels)
+    keys: dict[str, Any] = {"problem_type": head.problem_type if head.kind == "sequence" else None}
+    if head.kind == "span":
+        classes = heads.ENDS_OF_SPAN
+    elif keys["problem_type"] == "regression":
+        classes = heads.NUMBER
+    elif len(classes) < 2:
+        raise UsageError(
+            f"the head of the student needs classes, the corpus has {len(classes)} different"
+            " labels: set label_column of its sources, or 'classes' of the head"
+        )
+    keys["id2label"] = dict(enumerate(classes))
+    keys["label2id"] = {name: number for number, name in enumerate(classes)}
+    model = heads.put_on(base, head.kind, **keys)
+    if teacher is not None and alike and teacher.dims.classes == classes:
+        heads.copy(teacher.model, model)
+    return Encoder(model, HeadSpec(), [], head.kind)
+
+
+def check(spec: StudentSpec, student: Encoder, rows: CorpusFacts, *, labelled: bool) -> None:
     """Refuse, before the first step, what could not be trained; raises UsageError."""
     positions = positions_for_text(student.model.config.to_dict())
     if positions < rows.longest:
@@ -51,33 +102,15 @@ def check(
             f"the student has positions for {positions} tokens, the corpus has rows of"
             f" {rows.longest}: raise max_position_embeddings, or lower the corpus' max_seq_length"
         )
+    for objective in spec.objectives:
+        if objective.reads_labels and not objective.pseudo_labelled and not labelled:
+            raise UsageError(
+                f"objective {objective.kind!r} needs labels, the corpus has none: set label_column"
+                " of its sources"
+            )
     if spec.train.early_stopping_patience and not rows.held_out:
         raise UsageError(
             "early_stopping_patience needs held-out rows: set the corpus' 'validation' above 0"
-        )
-    for objective in spec.objectives:
-        name = objective.cache or spec.caches[0]
-        _check_objective(objective, name, student.dims, teachers[name])
-
-
-def _check_objective(objective: Objective, cache: str, student: Dims, teacher: Dims) -> None:
-    of_student, of_teacher = objective.needs()
-    for who, needs, dims in (
-        ("student", of_student, student),
-        (f"teacher of cache {cache!r}", of_teacher, teacher),
-    ):
-        layers = sorted({part.layer for part in needs if part.layer is not None})
-        missing = [layer for layer in layers if layer > dims.layers]
-        if missing:
-            raise UsageError(
-                f"objective {objective.kind!r} names layer {missing[0]} of the {who}, which has"
-                f" layers 0 to {dims.layers}"
-            )
-    if objective.equal_widths and student.embedding != teacher.embedding:
-        raise UsageError(
-            f"objective {objective.kind!r} compares embeddings of {student.embedding} numbers with"
-            f" the teacher's of {teacher.embedding} (cache {cache!r}): use loss: similarity, or"
-            f" embedding_size: {teacher.embedding}"
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,56 +11,72 @@ from kdpipe.activations import Tokens
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device, pick_dtype
-from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError
 from kdpipe.job import untrained
+from kdpipe.join import join
 from kdpipe.load import load_encoder
 from kdpipe.modules import head_of
-from kdpipe.parts import EMBEDDING
+from kdpipe.parts import EMBEDDING, LOGITS, Needs
 from kdpipe.project import Project
 from kdpipe.tasks.subject import HeldOut, Subject
 
 _MOST_ROWS = 20_000
 
 
-def subjects(project: Project, name: str, corpus: Corpus, device: str) -> list[Subject]:
-    """Teacher, untrained and student, in this order, all on one device and in one dtype."""
-    spec = project.pipeline.students[name]
-    teacher = project.teacher(project.pipeline.caches[spec.caches[0]].teacher)
-    folder = project.student_folder(name)
-    before, tokenizer = untrained(project, name)
+def subjects(
+    project: Project, name: str, corpus: Corpus, caches: Mapping[str, Cache], device: str
+) -> list[Subject]:
+    """Teacher, if any, untrained and trained, in this order, on one device and in one dtype."""
+    teacher, folder = project.teacher_of(name), project.student_folder(name)
+    before, tokenizer = untrained(project, name, corpus)
     where = pick_device(device)
+    student = Subject(
+        name=name,
+        encoder=load_encoder(folder, head_of(folder)).to(where).eval(),
+        tokenizer=tokenizer,
+        max_seq_length=corpus.facts.max_seq_length,
+        prompt=corpus.facts.prompt,
+        dtype=pick_dtype("auto", where),
+        folder=folder,
+    )
+    start = replace(student, name=f"{name}, untrained", encoder=before.to(where).eval())
+    own = [replace(start, folder=None), student]
+    if teacher is None:
+        return own
+    read = next(iter(caches.values())).corpus.facts
+    said = replace(
+        student,
+        name=teacher.name,
+        encoder=teacher.load().to(where).eval(),
+        tokenizer=teacher.tokenizer,
+        max_seq_length=read.max_seq_length,
+        prompt=read.prompt,
+        alike=read.tokenizer == corpus.facts.tokenizer,
+        folder=teacher.folder,
+    )
+    return [said, *own]
 
-    def subject(title: str, encoder: Encoder, place: Path | None = None) -> Subject:
-        return Subject(
-            name=title,
-            encoder=encoder.to(where).eval(),
-            tokenizer=tokenizer,
-            max_seq_length=corpus.facts.max_seq_length,
-            prompt=corpus.facts.prompt,
-            dtype=pick_dtype("auto", where),
-            folder=place,
-        )
 
-    return [
-        subject(teacher.name, teacher.load(), teacher.folder),
-        subject(f"{name}, untrained", before),
-        subject(name, load_encoder(folder, head_of(folder)), folder),
-    ]
-
-
-def held_out(corpus: Corpus, cache: Cache) -> HeldOut:
-    """Rows that no student trained on, with the teacher's embeddings of them from the cache.
+def held_out(corpus: Corpus, cache: Cache | None) -> HeldOut:
+    """Rows that no student trained on, with what the teacher says about them, from the cache.
 
     Raises:
-        ArtifactError: the corpus holds nothing out, or the cache has no embeddings.
+        ArtifactError: the corpus holds nothing out.
     """
-    rows = np.flatnonzero(corpus.held_out)[:_MOST_ROWS]
+    joined = None if cache is None else join(corpus, cache, Needs())
+    known = True if joined is None or joined.known is None else joined.known
+    rows = np.flatnonzero(corpus.held_out & known)[:_MOST_ROWS]
     if not len(rows):
         raise ArtifactError(f"{corpus.folder} holds no rows out: set 'validation' above 0")
-    if EMBEDDING not in cache.provides:
-        raise ArtifactError(
-            f"{cache.folder} has no embeddings to compare with: add a target of kind: embedding"
-        )
     tokens = Tokens.of(corpus.gather(rows), corpus.facts.prompt_tokens)
-    return HeldOut(tokens, cache.read(rows, frozenset({EMBEDDING}))[EMBEDDING].numpy())
+    if cache is None or joined is None:
+        return HeldOut(tokens, None)
+    there, others = rows, None
+    if joined.row_of is not None:
+        there = joined.row_of[rows]
+        others = Tokens.of(cache.corpus.gather(there), cache.corpus.facts.prompt_tokens)
+    said = cache.read(there, cache.provides & {EMBEDDING, LOGITS}).values
+    embeddings, logits = (
+        said[part].numpy() if part in said else None for part in (EMBEDDING, LOGITS)
+    )
+    return HeldOut(tokens, embeddings, others, logits, cache.dims.classes)

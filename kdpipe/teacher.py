@@ -56,7 +56,8 @@ class Asking:
     @property
     def questions(self) -> list[Question]:
         """All questions of all targets, each once."""
-        asked = [question for target in self.spec.targets for question in target.questions()]
+        kept = (*self.spec.targets, *self.spec.files)
+        asked = [question for target in kept for question in target.questions()]
         return sorted(
             set(asked), key=lambda question: (question.part, question.layer or 0, question.storage)
         )
@@ -112,7 +113,8 @@ def answer(
     """
     first = asking.corpus.facts.blocks[0].tokens_digest
     prompt_tokens = asking.corpus.facts.prompt_tokens
-    told = io.identity([asking.teacher, prompt_tokens, asking.dtype, first])
+    version = artifact.VERSIONS[cache.KIND]
+    told = io.identity([version, asking.teacher, prompt_tokens, asking.dtype, first])
     probe = store.root / f"teacher-{told[:32]}.json"
     if todo or not probe.is_file():
         encoder = load()
@@ -163,7 +165,10 @@ def finish(
 
 def cache_identity(spec: CacheSpec) -> dict[str, Any]:
     """The part of a cache's section that decides what is in it."""
-    return {key: value for key, value in spec.identity().items() if key != "tokens_per_batch"}
+    unsaid = {"tokens_per_batch", "files"}
+    if spec.files:
+        unsaid = {"tokens_per_batch", "teacher", "targets", "dtype"}
+    return {key: value for key, value in spec.identity().items() if key not in unsaid}
 
 
 def budget(spec: CacheSpec, device: torch.device) -> int:
@@ -248,6 +253,8 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
         "layers": dims.layers,
         "heads": dims.heads,
         "classes": list(dims.classes),
+        "problem": dims.problem,
+        "relative": dims.relative,
         "difference": difference,
     }
 

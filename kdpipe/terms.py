@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from kdpipe.activations import Activations, Dims
 from kdpipe.errors import ArtifactError
+from kdpipe.loader import Batch
 from kdpipe.objectives import Objective
+from kdpipe.objectives.base import Pairing, Seen
 from kdpipe.parts import Needs, listed
 from kdpipe.pipeline import StudentSpec
 from kdpipe.schedule import at
@@ -28,33 +30,57 @@ class Count:
         return self.rows if unit == "rows" else self.tokens
 
 
+@dataclass(frozen=True)
+class Term:
+    """One objective at work."""
+
+    name: str
+    caches: Mapping[str, float]
+    """What it learns from, and the share of each in the mean; empty where it needs no teacher."""
+    objective: Objective
+    pair: Pairing
+    of_student: Needs
+    of_teacher: Needs
+
+
 class Terms(nn.Module):
     """All objectives of a student; its parameters are the projections."""
 
     def __init__(self, spec: StudentSpec, student: Dims, teachers: Mapping[str, Dims]) -> None:
+        """Raises UsageError for an objective that these models cannot have."""
         super().__init__()
-        self.objectives: list[tuple[str, str, Objective]] = []
+        self.terms: list[Term] = []
         learned: dict[str, nn.ModuleDict] = {}
         for number, objective in enumerate(spec.objectives):
             name = f"{number}-{objective.kind}"
-            cache = objective.cache or spec.caches[0]
-            self.objectives.append((name, cache, objective))
-            learned[name] = nn.ModuleDict(objective.projections(student, teachers[cache]))
+            caches = _shares(objective, spec)
+            # Each of several teachers has to fit; the student stands in where there is none.
+            for teacher in [teachers[cache] for cache in caches] or [student]:
+                pair = Pairing(student, teacher)
+                needs = objective.needs(pair)
+            self.terms.append(Term(name, caches, objective, pair, *needs))
+            learned[name] = nn.ModuleDict(objective.projections(pair))
         self.projections = nn.ModuleDict(learned)
 
     def needs_of_student(self) -> Needs:
         """Everything that any objective needs of the student."""
-        needs = Needs()
-        for _, _, objective in self.objectives:
-            needs = needs | objective.needs()[0]
-        return needs
+        return Needs().union(*(term.of_student for term in self.terms))
 
     def needs_of_teachers(self) -> dict[str, Needs]:
         """Cache -> everything that any objective needs of it."""
         needs: dict[str, Needs] = {}
-        for _, cache, objective in self.objectives:
-            needs[cache] = needs.get(cache, Needs()) | objective.needs()[1]
+        for term in self.terms:
+            for cache in term.caches if term.of_teacher else ():
+                needs[cache] = needs.get(cache, Needs()) | term.of_teacher
         return needs
+
+    def learning_rates(self) -> dict[str, float]:
+        """Prefix of parameter names -> learning rate, where it is not the student's."""
+        return {
+            f"projections.{term.name}.": rate
+            for term in self.terms
+            if (rate := term.objective.projection_learning_rate) is not None
+        }
 
     def check(self, provided: Mapping[str, Needs]) -> None:
         """Refuse caches that lack what an objective needs; raises ArtifactError."""
@@ -68,7 +94,7 @@ class Terms(nn.Module):
     def forward(
         self,
         student: Activations,
-        teachers: Mapping[str, Activations],
+        batch: Batch,
         *,
         progress: float,
         share: Mapping[str, float],
@@ -79,12 +105,40 @@ class Terms(nn.Module):
         part of all batches that are accumulated for a step.
         """
         losses, total = {}, torch.zeros((), device=student.lengths.device)
-        for name, cache, objective in self.objectives:
-            weight = at(objective.weight, progress)
-            projections = self.projections[name]
+        for term in self.terms:
+            weight = at(term.objective.weight, progress)
+            projections = self.projections[term.name]
             assert isinstance(projections, nn.ModuleDict)
-            loss = objective.compute(student, teachers[cache], projections)
-            losses[name] = loss.detach() * share[objective.unit]
+            seen = Seen(student, _mean(term, batch), batch.gold, batch.words)
+            loss = term.objective.compute(seen, term.pair, projections)
+            part = share[term.objective.unit(term.pair)]
+            losses[term.name] = loss.detach() * part
             if weight != 0.0:
-                total = total + weight * share[objective.unit] * loss
+                total = total + weight * part * loss
         return total, losses
+
+
+def _shares(objective: Objective, spec: StudentSpec) -> dict[str, float]:
+    weights = objective.averaged
+    if weights:
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    cache = objective.cache or next(iter(spec.caches), None)
+    return {} if cache is None or not objective.from_teacher else {cache: 1.0}
+
+
+def _mean(term: Term, batch: Batch) -> Activations:
+    """What the teachers of a term say: of several the weighted mean."""
+    lengths = batch.tokens.lengths
+    if not term.of_teacher:
+        return Activations(lengths, {})
+    if len(term.caches) == 1:
+        return batch.teachers[next(iter(term.caches))]
+    return Activations(
+        lengths,
+        {
+            part: torch.stack(
+                [share * batch.teachers[name][part] for name, share in term.caches.items()]
+            ).sum(0)
+            for part in term.of_teacher
+        },
+    )

@@ -35,6 +35,10 @@ class Encoded:
     """[B]."""
     second_at: npt.NDArray[np.int64] | None
     """[B]: where token type 1 begins, the second text of a pair; None without pairs."""
+    word_of: npt.NDArray[np.int64] | None = None
+    """[N]: which word of its row a token is of, -1 for special tokens and those of a prompt; None
+    where rows are not given as words. A word may have no token: nothing of it is left by the
+    tokenizer's own rules, or its row was cut before it."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,39 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[Text], max_seq_length: int) -> Encoded:
         """Tokens of texts or of pairs, special tokens included, cut to `max_seq_length`."""
-        self.backend.enable_truncation(max_seq_length)
-        try:
-            rows = self.backend.encode_batch_fast(list(texts))
-        finally:
-            self.backend.no_truncation()
-        lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
-        ids = np.concatenate(
-            [np.asarray(row.ids, np.int64) for row in rows] or [np.empty(0, np.int64)]
-        )
+        rows = self._encode(self.backend.encode_batch_fast, texts, max_seq_length)
+        ids, lengths = flat(rows)
         if all(isinstance(text, str) for text in texts):
             return Encoded(ids, lengths, None)
-        # A family that gives both texts of a pair the same type has none of type 1.
-        firsts = (
-            types.index(1) if 1 in types else len(types) for types in (r.type_ids for r in rows)
-        )
-        return Encoded(ids, lengths, np.fromiter(firsts, np.int64, len(rows)))
+        return Encoded(ids, lengths, second_at(rows))
+
+    def encode_words(
+        self, rows: Sequence[Sequence[str]], max_seq_length: int, prompt: str = ""
+    ) -> Encoded:
+        """Tokens of rows of words, with the word of each token, cut to `max_seq_length`.
+
+        A row is read as one text, its words joined by blanks, because to many tokenizers a word
+        after a blank is another one than a word alone. A token that covers several words is of the
+        first one.
+        """
+        texts = [f"{prompt}{' '.join(words)}" for words in rows]
+        # Only the slower of the two calls tells which characters a token covers.
+        encodings = self._encode(self.backend.encode_batch, texts, max_seq_length)
+        # The blank that ends a prompt is part of the first word to some tokenizers.
+        start = len(prompt.rstrip())
+        found = [
+            _word_of(encoding, words, len(prompt), start)
+            for encoding, words in zip(encodings, rows, strict=True)
+        ]
+        word_of = np.concatenate(found or [np.empty(0, np.int64)])
+        return Encoded(*flat(encodings), None, word_of)
+
+    def _encode(self, call: Any, texts: Sequence[Text], max_seq_length: int) -> list[Any]:
+        self.backend.enable_truncation(max_seq_length)
+        try:
+            return list(call(list(texts)))
+        finally:
+            self.backend.no_truncation()
 
     def count(self, prompt: str) -> int:
         """Tokens that a prompt takes at the head of a row, leading special tokens included."""
@@ -90,6 +111,32 @@ class Tokenizer:
         row = self.backend.encode(prompt)
         trailing = row.special_tokens_mask[::-1].index(0)
         return len(row.ids) - int(trailing)
+
+
+def flat(rows: Sequence[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ids [N] of the backend's encodings one after the other, and their lengths [B]."""
+    lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
+    ids = [np.asarray(row.ids, np.int64) for row in rows]
+    return np.concatenate(ids or [np.empty(0, np.int64)]), lengths
+
+
+def second_at(rows: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """[B]: where token type 1 begins in the backend's encodings of pairs."""
+    # A family that gives both texts of a pair the same type has none of type 1.
+    types = (row.type_ids for row in rows)
+    firsts = (found.index(1) if 1 in found else len(found) for found in types)
+    return np.fromiter(firsts, np.int64, len(rows))
+
+
+def _word_of(encoding: Any, words: Sequence[str], first: int, start: int) -> npt.NDArray[np.int64]:
+    """[tokens of a row]: its words begin at character `first`, and none before `start`."""
+    # A word takes the blank before it: to some tokenizers that is where it begins.
+    ends = first - 1 + np.cumsum([len(word) + 1 for word in words])
+    begins = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)[:, 0]
+    found = np.searchsorted(ends, begins, side="right")
+    special = np.asarray(encoding.special_tokens_mask, np.bool_)
+    found[special | (begins < start) | (found == len(words))] = -1
+    return found
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -122,3 +169,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     named = {f"{name}_token": getattr(loaded, f"{name}_token", None) for name in _SPECIAL}
     special = {name: str(token) for name, token in named.items() if token is not None}
     return Tokenizer(backend, special, tuple(loaded.model_input_names))
+
+
+def first_tokens(rows: Encoded) -> npt.NDArray[np.bool_]:
+    """[N] bool: the first token of each word, which stands for it."""
+    assert rows.word_of is not None
+    row_of = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+    same = (np.diff(rows.word_of, prepend=-1) == 0) & (np.diff(row_of, prepend=-1) == 0)
+    begins: npt.NDArray[np.bool_] = (rows.word_of >= 0) & ~same
+    return begins

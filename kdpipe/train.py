@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdpipe.batches import Rows, by_length, epoch_plan
-from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import Dtype, autocast, pick_dtype
 from kdpipe.encoder import Encoder
 from kdpipe.errors import NonFiniteError
+from kdpipe.gold import Gold
+from kdpipe.join import Bools, Joined
 from kdpipe.loader import Batch, read_ahead, read_batch
 from kdpipe.parts import EMBEDDING, Needs
 from kdpipe.pipeline import TrainSpec
@@ -70,12 +71,14 @@ class Run:
     student: Encoder
     terms: Terms
     corpus: Corpus
-    caches: Mapping[str, Cache]
+    caches: Mapping[str, Joined]
     device: torch.device
     optimizer: torch.optim.Optimizer
     progress: Progress
     best: dict[str, Tensor]
     """Weights of the best step, on the CPU; empty before the first measurement."""
+    gold: Gold | None
+    """What the corpus' labels mean to the student; None where no objective looks at them."""
 
     @property
     def dtype(self) -> Dtype:
@@ -85,8 +88,22 @@ class Run:
     @property
     def measures_cosine(self) -> bool:
         """Whether the first cache has embeddings as wide as the student's."""
-        first = next(iter(self.caches.values()))
-        return EMBEDDING in first.provides and first.dims.embedding == self.student.dims.embedding
+        first = next(iter(self.caches.values()), None)
+        if (
+            first is None
+            or self.student.answers is not None
+            or EMBEDDING not in first.cache.provides
+        ):
+            return False
+        return first.cache.dims.embedding == self.student.dims.embedding
+
+    @property
+    def known(self) -> Bools:
+        """[R] bool: rows of the corpus that all teachers have read."""
+        known = np.ones(self.corpus.facts.rows, np.bool_)
+        for cache in self.caches.values():
+            known &= True if cache.known is None else cache.known
+        return known
 
     @property
     def modules(self) -> nn.ModuleDict:
@@ -99,7 +116,7 @@ def start(
     student: Encoder,
     terms: Terms,
     corpus: Corpus,
-    caches: Mapping[str, Cache],
+    caches: Mapping[str, Joined],
     device: torch.device,
 ) -> Run:
     """A run before its first step."""
@@ -108,27 +125,28 @@ def start(
     if spec.torch_compile:
         student.model.compile(dynamic=True)
     optimizer = torch.optim.AdamW(
-        _groups(nn.ModuleDict({"student": student, "terms": terms}), spec.weight_decay),
+        _groups(spec, student, terms),
         lr=spec.learning_rate,
         betas=(spec.adam_beta1, spec.adam_beta2),
         eps=spec.adam_epsilon,
         fused=device.type in {"cpu", "cuda"},
     )
-    return Run(spec, student, terms, corpus, caches, device, optimizer, Progress(), {})
+    labelled = any(term.objective.reads_labels for term in terms.terms)
+    problem = student.dims.problem
+    gold = None if problem is None or not labelled else Gold(problem, student.dims.classes)
+    return Run(spec, student, terms, corpus, caches, device, optimizer, Progress(), {}, gold)
 
 
-def total_steps(spec: TrainSpec, corpus: Corpus) -> int:
+def total_steps(run: Run) -> int:
     """Steps of the whole run: as many an epoch as the first one has."""
-    return (
-        spec.max_steps
-        if spec.max_steps > 0
-        else max(1, math.ceil(spec.num_train_epochs * steps_per_epoch(spec, corpus)))
-    )
+    if run.spec.max_steps > 0:
+        return run.spec.max_steps
+    return max(1, math.ceil(run.spec.num_train_epochs * steps_per_epoch(run)))
 
 
-def steps_per_epoch(spec: TrainSpec, corpus: Corpus) -> int:
+def steps_per_epoch(run: Run) -> int:
     """Optimizer steps of one pass over the training rows."""
-    return math.ceil(len(_epoch(spec, corpus, 0)) / spec.gradient_accumulation_steps)
+    return math.ceil(len(_epoch(run, 0)) / run.spec.gradient_accumulation_steps)
 
 
 def fit(run: Run) -> Iterator[Step]:
@@ -138,8 +156,8 @@ def fit(run: Run) -> Iterator[Step]:
         NonFiniteError: the loss became NaN or Inf.
         ArtifactError: a file is not what its manifest says.
     """
-    spec, total = run.spec, total_steps(run.spec, run.corpus)
-    per_epoch = steps_per_epoch(spec, run.corpus)
+    spec, total = run.spec, total_steps(run)
+    per_epoch = steps_per_epoch(run)
     every = spec.eval_steps or per_epoch
     if _is_patience_over(run):
         return
@@ -147,7 +165,7 @@ def fit(run: Run) -> Iterator[Step]:
     groups = itertools.islice(plan(run, run.progress.step), total - run.progress.step)
 
     def read(group: list[Rows]) -> list[Batch]:
-        return [read_batch(run.corpus, run.caches, needs, rows) for rows in group]
+        return [read_batch(run.corpus, run.caches, needs, rows, run.gold) for rows in group]
 
     for batches in read_ahead(groups, read):
         number = run.progress.step + 1
@@ -183,13 +201,13 @@ def is_better(spec: TrainSpec, measured: Mapping[str, float], best: Mapping[str,
 
 def measure(run: Run) -> dict[str, float]:
     """`eval_loss` (weights as at the end of training) and `eval_cosine` on held-out rows."""
-    rows = np.flatnonzero(run.corpus.held_out)[:EVALUATED_ROWS]
+    rows = np.flatnonzero(run.corpus.held_out & run.known)[:EVALUATED_ROWS]
     if not len(rows):
         return {}
-    first = next(iter(run.caches))
     needs = dict(run.terms.needs_of_teachers())
     with_cosine = run.measures_cosine
     if with_cosine:
+        first = next(iter(run.caches))
         needs[first] = needs.get(first, Needs()) | {EMBEDDING}
     of_student = run.terms.needs_of_student() | ({EMBEDDING} if with_cosine else set())
     plan = [rows[batch] for batch in by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)]
@@ -197,11 +215,11 @@ def measure(run: Run) -> dict[str, float]:
     loss = cosine = 0.0
     run.student.eval()
     for batch_rows in plan:
-        batch = read_batch(run.corpus, run.caches, needs, batch_rows).to(run.device)
+        batch = read_batch(run.corpus, run.caches, needs, batch_rows, run.gold).to(run.device)
         share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), Count(len(rows), tokens))
         with torch.inference_mode(), autocast(run.device, run.dtype):
             said = run.student(batch.tokens, of_student)
-            total, _ = run.terms(said, batch.teachers, progress=1.0, share=share)
+            total, _ = run.terms(said, batch, progress=1.0, share=share)
         loss += float(total)
         if with_cosine:
             theirs = batch.teachers[first][EMBEDDING]
@@ -215,17 +233,17 @@ def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float)
     whole = Count(sum(len(b.tokens) for b in batches), sum(len(b.tokens.ids) for b in batches))
     rate = learning_rate(spec, number, total)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     torch.manual_seed((spec.seed << 32) + number)
     run.student.train()
-    loss, losses = 0.0, dict.fromkeys((name for name, _, _ in run.terms.objectives), 0.0)
+    loss, losses = 0.0, dict.fromkeys((term.name for term in run.terms.terms), 0.0)
     for batch in batches:
         here = batch.to(run.device)
         share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), whole)
         with autocast(run.device, run.dtype):
             said = run.student(here.tokens, run.terms.needs_of_student())
             value, parts = run.terms(
-                said, here.teachers, progress=(number - 1) / max(1, total - 1), share=share
+                said, here, progress=(number - 1) / max(1, total - 1), share=share
             )
         loss += float(value.detach())
         losses = {name: losses[name] + float(part) for name, part in parts.items()}
@@ -272,31 +290,43 @@ def plan(run: Run, done: int) -> Iterator[list[Rows]]:
     """The batches of each step, from step `done` on."""
     size = run.spec.gradient_accumulation_steps
     for epoch in itertools.count():
-        batches = _epoch(run.spec, run.corpus, epoch)
+        batches = _epoch(run, epoch)
         groups = [batches[first : first + size] for first in range(0, len(batches), size)]
         yield from groups[min(done, len(groups)) :]
         done = max(0, done - len(groups))
 
 
-def _epoch(spec: TrainSpec, corpus: Corpus, epoch: int) -> list[Rows]:
-    rows = np.flatnonzero(~corpus.held_out)
-    return epoch_plan(rows, corpus.lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
+def _epoch(run: Run, epoch: int) -> list[Rows]:
+    spec, rows = run.spec, np.flatnonzero(~run.corpus.held_out & run.known)
+    lengths = run.corpus.lengths
+    return epoch_plan(rows, lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
 
 
 def _share(part: Count, whole: Count) -> dict[str, float]:
     return {unit: part.of(unit) / whole.of(unit) for unit in ("rows", "tokens")}
 
 
-def _groups(modules: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Biases and the weights of normalisations do not decay, as in transformers."""
+def _groups(spec: TrainSpec, student: Encoder, terms: Terms) -> list[dict[str, Any]]:
+    """Biases and the weights of normalisations do not decay, as in transformers.
+
+    `share` of a group is its learning rate in terms of the student's.
+    """
+    modules = nn.ModuleDict({"student": student, "terms": terms})
     still = {
         id(p)
         for module in modules.modules()
         for name, p in module.named_parameters(recurse=False)
         if isinstance(module, _NO_DECAY) or name.endswith("bias")
     }
-    trained = [p for p in modules.parameters() if p.requires_grad]
+    rates = {f"terms.{prefix}": rate for prefix, rate in terms.learning_rates().items()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in modules.named_parameters():
+        if parameter.requires_grad:
+            own = (rate for prefix, rate in rates.items() if name.startswith(prefix))
+            share = next(own, spec.learning_rate) / spec.learning_rate
+            decay = 0.0 if id(parameter) in still else spec.weight_decay
+            groups.setdefault((share, decay), []).append(parameter)
     return [
-        {"params": [p for p in trained if id(p) not in still], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) in still], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "share": share}
+        for (share, decay), parameters in groups.items()
     ]

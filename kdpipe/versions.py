@@ -7,7 +7,8 @@ what follows it. A reformatted, renamed or faster stage keeps its number.
 
 from __future__ import annotations
 
+AUGMENT = 1
 TOKENIZE = 1
-CACHE_TEACHER = 1
+CACHE_TEACHER = 2
 TRAIN = 1
 EVALUATE = 1

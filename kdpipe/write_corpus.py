@@ -7,17 +7,20 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kdpipe import artifact, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
 from kdpipe.errors import ArtifactError
+from kdpipe.kinds import Kinds
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
+from kdpipe.reading import read_rows
 from kdpipe.sources import Row
-from kdpipe.sources.row import Label
 from kdpipe.tokenizer import Tokenizer
 
 SMALLEST = 4_096
@@ -51,7 +54,8 @@ def write_corpus(
     """Make the corpus that `spec` asks for in `folder`; files of an older one are removed.
 
     Raises:
-        ArtifactError: no rows, rows that all are held out, or labels of several types.
+        ArtifactError: no rows, rows that all are held out, rows of several kinds, labels of several
+            types or too many of them.
     """
     writer = _Writer(spec, folder, reading)
     rows = itertools.islice(_distinct(spec, root, writer), spec.max_rows)
@@ -86,8 +90,7 @@ def _distinct(spec: CorpusSpec, root: Path, writer: _Writer) -> Iterator[tuple[b
     seen: set[bytes] = set()
     for source in spec.sources:
         for row in source.rows(root):
-            text = row.text if row.text_pair is None else f"{row.text}\0{row.text_pair}"
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            digest = corpus.text_digest(row.text, row.text_pair)
             if spec.deduplicate:
                 if digest in seen:
                     writer.duplicates += 1
@@ -100,12 +103,14 @@ def _distinct(spec: CorpusSpec, root: Path, writer: _Writer) -> Iterator[tuple[b
 class _Rows:
     """The rows of the block that is being filled."""
 
-    ids: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = field(default_factory=list)
+    ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     second_at: list[int] = field(default_factory=list)
+    word_of: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    words: list[tuple[str, ...] | None] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
-    labels: list[Label | None] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
     tokens: int = 0
 
 
@@ -117,37 +122,35 @@ class _Writer:
         self._folder, self._reading = folder, reading
         self._salt = spec.seed.to_bytes(8, "little", signed=True)
         self._held_below = int(spec.validation * 2**64)
-        self._rows, self._blocks = _Rows(), list[BlockFacts]()
-        self._label: pa.DataType | None = None
-        self._pairs: bool | None = None
+        self._rows, self._blocks, self._kinds = _Rows(), list[BlockFacts](), Kinds()
         self._totals = {"rows": 0, "held_out": 0, "tokens": 0, "longest": 0, "cut_rows": 0}
         io.make_folder(folder)
 
     def add(self, chunk: list[tuple[bytes, Row]]) -> None:
         """Tokenise rows and put them into blocks."""
-        prompt, limit = self._reading.prompt, self._reading.max_seq_length
-        texts = [
-            f"{prompt}{row.text}"
-            if row.text_pair is None
-            else (f"{prompt}{row.text}", row.text_pair)
-            for _, row in chunk
-        ]
-        encoded = self._reading.tokenizer.encode(texts, limit)
-        self._check_kinds([row for _, row in chunk])
+        rows = [row for _, row in chunk]
+        self._kinds.add(rows)
+        reading = self._reading
+        read = read_rows(reading.tokenizer, rows, reading.max_seq_length, reading.prompt)
+        encoded = read.encoded
         borders = np.cumsum(encoded.lengths)[:-1]
+        word_of = None if encoded.word_of is None else np.split(encoded.word_of, borders)
         lengths = encoded.lengths.tolist()
-        self._totals["cut_rows"] += int((encoded.lengths >= limit).sum())
+        self._totals["cut_rows"] += read.cut
         self._totals["longest"] = max(self._totals["longest"], *lengths)
         for index, ids in enumerate(np.split(encoded.ids, borders)):
-            digest, row = chunk[index]
+            digest, row = chunk[read.row_of[index]]
             block = self._rows
             block.ids.append(ids)
             block.lengths.append(lengths[index])
             if encoded.second_at is not None:
                 block.second_at.append(int(encoded.second_at[index]))
+            if word_of is not None:
+                block.word_of.append(word_of[index])
+                block.words.append(row.words)
             block.digests.append(digest)
             block.held_out.append(self._is_held_out(digest))
-            block.labels.append(row.label)
+            block.labels.append(read.labels[index])
             block.tokens += lengths[index]
             if _ends_block(digest, lengths[index], block.tokens):
                 self._flush()
@@ -165,6 +168,7 @@ class _Writer:
             max_seq_length=reading.max_seq_length,
             prompt=reading.prompt,
             prompt_tokens=reading.tokenizer.count(reading.prompt),
+            labels=self._kinds.labels,
             blocks=tuple(self._blocks),
         )
 
@@ -172,55 +176,59 @@ class _Writer:
         drawn = hashlib.blake2b(digest, digest_size=8, key=self._salt).digest()
         return int.from_bytes(drawn, "little") < self._held_below
 
-    def _check_kinds(self, rows: list[Row]) -> None:
-        """All rows are pairs or none is, and all labels have one type."""
-        pairs = {row.text_pair is not None for row in rows} | {self._pairs} - {None}
-        types = {type(row.label) for row in rows if row.label is not None}
-        if len(pairs) > 1:
-            raise ArtifactError("some rows are pairs and some are not: make two corpora of them")
-        names = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-        found = {names[kind] for kind in types} | ({self._label} - {None})
-        if len(found) > 1:
-            kinds = " and ".join(sorted(str(kind) for kind in found))
-            raise ArtifactError(f"labels are {kinds}: give all sources labels of one type")
-        self._pairs = pairs.pop()
-        if found:
-            self._label = found.pop()
-
     def _flush(self) -> None:
         block, self._rows = self._rows, _Rows()
-        ids, lengths = np.concatenate(block.ids), np.asarray(block.lengths, np.int64)
-        second_at = np.asarray(block.second_at, np.int64) if self._pairs else None
-        schema = corpus.schema(
-            self._reading.tokenizer.vocabulary, pairs=bool(self._pairs), label=self._label
-        )
-        first, count = self._totals["rows"], len(lengths)
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        tokens = pa.array(ids, schema.field("input_ids").type.value_type)
-        columns = {
-            "row": pa.array(np.arange(first, first + count)),
-            "text_digest": pa.array(block.digests, pa.binary(16)),
-            "held_out": pa.array(block.held_out),
-            "length": pa.array(lengths, pa.int32()),
-            "input_ids": pa.ListArray.from_arrays(
-                starts, tokens, type=schema.field("input_ids").type
-            ),
-            "second_at": pa.array(second_at, pa.int32()) if second_at is not None else None,
-            "label": pa.array(block.labels, self._label) if self._label is not None else None,
-        }
-        table = pa.table([columns[name] for name in schema.names], schema=schema)
+        table, digest = _table(block, self._totals["rows"], self._reading, self._kinds)
         data = corpus.encode_block(table)
         name = f"block-{io.digest_bytes(data).rpartition(':')[2][:16]}.arrow"
         io.write_file(self._folder / name, data)
-        digest = corpus.tokens_digest(ids, lengths, second_at)
         self._blocks.append(
             BlockFacts(
-                name=name, first_row=first, rows=count, tokens=block.tokens, tokens_digest=digest
+                name=name,
+                first_row=self._totals["rows"],
+                rows=len(table),
+                tokens=block.tokens,
+                tokens_digest=digest,
             )
         )
-        self._totals["rows"] += count
+        self._totals["rows"] += len(table)
         self._totals["tokens"] += block.tokens
         self._totals["held_out"] += sum(block.held_out)
+
+
+def _table(block: _Rows, first: int, reading: Reading, kinds: Kinds) -> tuple[pa.Table, str]:
+    """The columns of a block, and the digest of its tokens."""
+    schema = corpus.schema(
+        reading.tokenizer.vocabulary,
+        pairs=bool(kinds.pairs),
+        words=bool(kinds.words),
+        label=kinds.label,
+    )
+    ids, lengths = np.concatenate(block.ids), np.asarray(block.lengths, np.int64)
+    second_at = np.asarray(block.second_at, np.int64) if kinds.pairs else None
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = {
+        "row": np.arange(first, first + len(lengths)),
+        "text_digest": block.digests,
+        "held_out": block.held_out,
+        "length": lengths,
+        "input_ids": ids,
+        "second_at": second_at,
+        "words": block.words,
+        "word": np.concatenate(block.word_of) if block.word_of else None,
+        "label": block.labels,
+    }
+    arrays = [
+        _lists(starts, columns[column.name], column.type)
+        if column.name in {"input_ids", "word"}
+        else pa.array(columns[column.name], column.type)
+        for column in schema
+    ]
+    return pa.table(arrays, schema=schema), corpus.tokens_digest(ids, lengths, second_at)
+
+
+def _lists(starts: npt.NDArray[np.int32], values: Any, kind: pa.ListType) -> pa.ListArray:
+    return pa.ListArray.from_arrays(starts, pa.array(values, kind.value_type), type=kind)
 
 
 def _ends_block(digest: bytes, length: int, tokens: int) -> bool:

@@ -130,7 +130,9 @@ def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dic
     return {
         "kdpipe": kdpipe.__version__,
         "student": {"name": name, **student_identity(job.spec)},
-        "teacher": {
+        "teacher": None
+        if job.teacher is None
+        else {
             "model": job.teacher.title,
             "identity": job.teacher.identity,
             "license": card.license_of(job.teacher.folder),
@@ -143,7 +145,7 @@ def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dic
             "prompt": facts.prompt,
             "tokenizer": facts.tokenizer,
         },
-        "caches": {key: cache.facts.identity() for key, cache in run.caches.items()},
+        "caches": {key: joined.cache.facts.identity() for key, joined in run.caches.items()},
         "inputs": inputs,
         "training": {
             "steps": run.progress.step,
@@ -156,6 +158,9 @@ def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dic
             "layers": run.student.dims.layers,
             "hidden": run.student.dims.hidden,
             "embedding": run.student.dims.embedding,
+            "head": run.student.answers,
+            "problem": run.student.dims.problem,
+            "classes": list(run.student.dims.classes),
             "parameters": sum(p.numel() for p in run.student.parameters()),
         },
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -1,8 +1,9 @@
-"""Stage `cache-teacher`: let the teacher speak once, and keep what it said."""
+"""Stage `cache-teacher`: let the teacher speak once, or read what it said, and keep that."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -10,7 +11,13 @@ from kdpipe import versions
 from kdpipe.options import Device, DryRun, Names, PipelineFile, StageVersion, expect_version
 
 if TYPE_CHECKING:
+    from kdpipe.activations import Dims
+    from kdpipe.cache import CacheFacts
+    from kdpipe.corpus import Corpus
+    from kdpipe.encoder import Encoder
+    from kdpipe.pipeline import CacheSpec
     from kdpipe.project import Project
+    from kdpipe.teacher import Asking, Todo
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read every shard and compute damaged ones again.")
@@ -28,7 +35,7 @@ def cache_teacher(
     """Run the teacher over a corpus, once: safetensors files in artifacts/caches/NAME.
 
     What was computed before, for any cache, is found in the store and not computed again; a killed
-    run loses at most the block it was in.
+    run loses at most the block it was in. A cache of 'files' takes over what is there already.
 
     Example: kdpipe cache-teacher pipelines/demo.yaml docs-minilm --dry-run
     """
@@ -41,43 +48,90 @@ def cache_teacher(
         _cache(project, name, device, dry_run=dry_run, verify=verify)
 
 
+class _Work(NamedTuple):
+    """What a cache is made of: a teacher that is run, or files."""
+
+    asking: Asking
+    plan: Callable[[list[Todo]], tuple[Dims, str]]
+    answer: Callable[[list[Todo]], CacheFacts]
+    did: str
+    """In the sentence that tells of the end."""
+
+
 def _cache(project: Project, name: str, device: str, *, dry_run: bool, verify: bool) -> None:
     from kdpipe import artifact, cache, io, teacher
-    from kdpipe.device import pick_device, pick_dtype
     from kdpipe.dry_run import show_plan
     from kdpipe.progress import say
-    from kdpipe.project import same_tokenizer
 
-    spec, folder = project.pipeline.caches[name], project.cache_folder(name)
-    corpus, who = project.corpus(spec.corpus), project.teacher(spec.teacher)
-    same_tokenizer(who, corpus, spec.corpus)
-    where = pick_device(device)
-    asking = teacher.Asking(corpus, who.identity, spec, pick_dtype(spec.dtype, where))
+    spec, folder, store = project.pipeline.caches[name], project.cache_folder(name), project.store
+    corpus = project.corpus(spec.corpus)
+    if spec.teacher is None:
+        work = _import(project, spec, corpus)
+    else:
+        work = _ask(project, spec, spec.teacher, corpus, device)
     inputs = {
         "meaning": str(versions.CACHE_TEACHER),
         "corpus": corpus.digest,
-        "teacher": asking.teacher,
-        "dtype": asking.dtype,
+        "teacher": work.asking.teacher,
+        "dtype": work.asking.dtype,
     }
     if dry_run:
-        todo = teacher.missing(asking, project.store)
-        show_plan(asking, todo, project.store, folder, lambda: who.load().to(where))
+        todo = teacher.missing(work.asking, store)
+        show_plan(work.asking, todo, store, folder, *work.plan(todo))
         return
     with io.lock(project.lock("cache", name), f"cache {name}"):
         identity = teacher.cache_identity(spec)
         if not verify and artifact.is_current(folder, cache.KIND, identity, inputs):
             say(f"{folder}: up to date")
             return
-        io.sweep(project.store.root)
-        todo = teacher.missing(asking, project.store, verify=verify)
+        io.sweep(store.root)
+        todo = teacher.missing(work.asking, store, verify=verify)
         rows = sum(item.block.rows for item in todo)
-        facts = teacher.answer(asking, todo, project.store, lambda: who.load().to(where))
-        teacher.finish(asking, facts, project.store, folder, inputs)
-    difference = ""
+        facts = work.answer(todo)
+        teacher.finish(work.asking, facts, store, folder, inputs)
+    numerics = "" if spec.teacher is None else f" in {facts.dtype}"
     if facts.difference is not None:
         sample, cosine = facts.difference.rows, facts.difference.min_cosine
-        difference = f" (cosine to fp32 at least {cosine:.5f} on {sample} rows)"
+        numerics += f" (cosine to fp32 at least {cosine:.5f} on {sample} rows)"
     say(
-        f"{folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new: the teacher"
-        f" read {rows:,} of {facts.rows:,} rows in {facts.dtype}{difference}"
+        f"{folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new: {work.did}"
+        f" {rows:,} of {facts.rows:,} rows{numerics}"
     )
+
+
+def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: str) -> _Work:
+    from kdpipe import teacher
+    from kdpipe.device import pick_device, pick_dtype
+    from kdpipe.dry_run import pace
+    from kdpipe.project import same_tokenizer
+
+    who, where = project.teacher(name), pick_device(device)
+    same_tokenizer(who, corpus, spec.corpus)
+    asking = teacher.Asking(corpus, who.identity, spec, pick_dtype(spec.dtype, where))
+
+    def load() -> Encoder:
+        return who.load().to(where)
+
+    def plan(todo: list[Todo]) -> tuple[Dims, str]:
+        encoder = load()
+        return encoder.dims, pace(asking, todo, encoder)
+
+    def answer(todo: list[Todo]) -> CacheFacts:
+        return teacher.answer(asking, todo, project.store, load)
+
+    return _Work(asking, plan, answer, "the teacher read")
+
+
+def _import(project: Project, spec: CacheSpec, corpus: Corpus) -> _Work:
+    from kdpipe import import_targets
+
+    asking = import_targets.importing(corpus, spec, project.root)
+
+    def plan(todo: list[Todo]) -> tuple[Dims, str]:
+        names = " and ".join(file.file for file in spec.files)
+        return import_targets.dims(asking, project.root), f"from {names}"
+
+    def answer(todo: list[Todo]) -> CacheFacts:
+        return import_targets.take_over(asking, todo, project.store, project.root)
+
+    return _Work(asking, plan, answer, "the files gave")

@@ -36,17 +36,15 @@ def train(
 def _train(project: Project, name: str, device: str) -> None:
     from kdpipe import artifact, io, job, write_student
     from kdpipe.progress import say
-    from kdpipe.students import FromCheckpoint
 
     spec, folder = project.pipeline.students[name], project.student_folder(name)
-    corpus, caches = project.caches(spec.caches)
+    corpus, caches = project.inputs(name)
     inputs = {
         "meaning": str(versions.TRAIN),
         "corpus": corpus.digest,
         **{f"cache.{key}": cache.digest for key, cache in caches.items()},
+        **spec.model.inputs(project.root),
     }
-    if isinstance(spec.model, FromCheckpoint):
-        inputs["start"] = spec.model.identity_of_start()
     identity = write_student.student_identity(spec)
     with io.lock(project.lock("student", name), f"student {name}"):
         if artifact.is_current(folder, write_student.KIND, identity, inputs):

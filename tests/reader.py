@@ -20,6 +20,7 @@ import xxhash
 Json = dict[str, Any]
 Array = npt.NDArray[Any]
 
+VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 2, "kdpipe.student": 1}
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
 
 
@@ -28,7 +29,7 @@ def read_manifest(folder: Path) -> tuple[Json, str]:
     data = (folder / "manifest.json").read_bytes()
     manifest: Json = json.loads(data)
     assert [*manifest] == ["format", "version", "spec", "inputs", "facts", "files"]
-    assert manifest["version"] == 1
+    assert manifest["version"] == VERSIONS[manifest["format"]]
     for file in manifest["files"]:
         algorithm, _, digest = file["digest"].partition(":")
         content = (folder / file["name"]).read_bytes()

@@ -48,11 +48,11 @@ def test_no_pipeline_file(here: Path, capsys: Capture, stage: str) -> None:
             'pipeline.yaml:2: not valid YAML: found duplicate key "corpora" with value "{}"'
             ' (original value: "{}")',
         ),
-        ("\ncorpora: {}\n", "pipeline.yaml:1: key 'teachers' is required"),
+        ("\nteachers: {}\n", "pipeline.yaml:1: key 'corpora' is required"),
         (
             "corpora: {}\n\nteacher: {}\n",
             "pipeline.yaml:3: unknown key 'teacher': did you mean 'teachers'? allowed: corpora,"
-            " teachers, caches, students",
+            " teachers, caches, students, augmentations",
         ),
     ],
 )

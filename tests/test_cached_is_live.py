@@ -9,6 +9,7 @@ import torch
 from kdpipe import write_corpus
 from kdpipe.activations import Tokens
 from kdpipe.encoder import observe
+from kdpipe.loader import Batch
 from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import StudentSpec
 from kdpipe.terms import Terms
@@ -21,9 +22,44 @@ OBJECTIVES = {
     "embedding-similarity": {"kind": "embedding", "loss": "similarity"},
     "hidden-mse": {"kind": "hidden", "layers": {0: 0, 1: 2}},
     "hidden-cosine": {"kind": "hidden", "layers": {1: 2}, "loss": "cosine"},
+    "hidden-pkd": {"kind": "hidden", "layers": {1: 2}, "loss": "pkd", "projection": "tanh"},
     "hidden-sequence": {"kind": "hidden", "layers": {1: 2}, "reduction": "sequence"},
     "hidden-plain": {"kind": "hidden", "layers": {1: 2}, "projection": "none"},
+    "hidden-shared": {"kind": "hidden", "layers": "uniform", "share_projection": True},
+    "fsp": {
+        "kind": "structure",
+        "loss": "fsp",
+        "student_layers": [0, 2],
+        "teacher_layers": [0, 4],
+        "projection": "linear",
+    },
+    "nst": {
+        "kind": "structure",
+        "loss": "nst",
+        "student_layers": [2, 2],
+        "teacher_layers": [4, 4],
+    },
+    "emd": {"kind": "emd"},
+    "relation": {"kind": "relation"},
+    "relation-sequence": {
+        "kind": "relation",
+        "heads": 8,
+        "pairs": {"value-value": 2.0, "key-query": 0.5},
+        "reduction": "sequence",
+        "layers": {1: 3},
+    },
+    "attention-mse": {"kind": "attention"},
+    "attention-mse-sum": {"kind": "attention", "loss": "mse_sum"},
+    "attention-ce": {"kind": "attention", "loss": "ce", "layers": "last"},
+    "attention-ce-mean": {"kind": "attention", "loss": "ce_mean", "layers": {1: 2}},
 }
+"""Every objective without a head, in every form of it."""
+LAYERS = 4
+NEEDS = frozenset(
+    {EMBEDDING}
+    | {Part("hidden", layer) for layer in range(LAYERS + 1)}
+    | {Part(n, layer) for n in ("query", "key", "value") for layer in range(1, LAYERS + 1)}
+)
 TOLERANCE = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 
 
@@ -35,8 +71,12 @@ def _small_blocks(monkeypatch):
 
 def both(project, family, storage):
     """(live, cached) Activations of ragged rows from several blocks, in random order."""
-    tiny_teacher_folder(project / "teacher", layers=4, family=family)
-    targets = [{"kind": "embedding"}, {"kind": "hidden", "layers": [0, 2]}]
+    tiny_teacher_folder(project / "teacher", layers=LAYERS, family=family)
+    targets = [
+        {"kind": "embedding"},
+        {"kind": "hidden", "layers": list(range(LAYERS + 1))},
+        {"kind": "qkv", "layers": list(range(1, LAYERS + 1))},
+    ]
     cache_spec = {
         "corpus": "text",
         "teacher": "tiny",
@@ -49,17 +89,15 @@ def both(project, family, storage):
     rows = np.random.default_rng(1).permutation(60)[:17]
     found = corpus.gather(rows)
     tokens = Tokens(torch.from_numpy(found.ids), torch.from_numpy(found.lengths))
-    needs = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})
-    live = observe(place.teacher("tiny").load(), tokens, needs, "fp32")
-    return tokens, live, cache.read(rows, needs)
+    live = observe(place.teacher("tiny").load(), tokens, NEEDS, "fp32")
+    return tokens, live, cache.read(rows, NEEDS)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "modernbert"])
 def test_what_is_read_is_what_was_said(project, family):
     _, live, cached = both(project, family, "fp32")
-    assert torch.allclose(live[EMBEDDING], cached[EMBEDDING], atol=1e-5)
-    for layer in (0, 2):
-        assert torch.allclose(live[Part("hidden", layer)], cached[Part("hidden", layer)], atol=1e-5)
+    for part in NEEDS:
+        assert torch.allclose(live[part], cached[part], atol=1e-5), part
     assert torch.equal(live.lengths, cached.lengths)
 
 
@@ -67,7 +105,7 @@ def test_what_is_read_is_what_was_said(project, family):
 def test_loss_and_gradients_of_every_objective(project, storage):
     tokens, live, cached = both(project, "bert", storage)
     for name, objective in OBJECTIVES.items():
-        student = tiny_encoder(layers=2, width=live[Part("hidden", 0)].shape[1], seed=5)
+        student = tiny_encoder(layers=2, seed=5)
         dims = student.dims
         spec = StudentSpec.model_validate(
             {
@@ -77,7 +115,7 @@ def test_loss_and_gradients_of_every_objective(project, storage):
             }
         )
         torch.manual_seed(0)
-        terms = Terms(spec, dims, {"said": dims})
+        terms = Terms(spec, dims, {"said": tiny_encoder(layers=LAYERS).dims})
         found = []
         for teacher in (live, cached):
             student.zero_grad()
@@ -85,7 +123,7 @@ def test_loss_and_gradients_of_every_objective(project, storage):
             student.eval()
             said = student(tokens, terms.needs_of_student())
             share = {"rows": 1.0, "tokens": 1.0}
-            loss, _ = terms(said, {"said": teacher}, progress=0.0, share=share)
+            loss, _ = terms(said, Batch(tokens, {"said": teacher}), progress=0.0, share=share)
             loss.backward()
             weights = [*student.parameters(), *terms.parameters()]
             gradients = [p.grad.flatten() for p in weights if p.grad is not None]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from ruamel.yaml import YAML
 
 from kdpipe.activations import Tokens
 from kdpipe.card import CardFacts, facts_of, license_of, model_card, write_card
-from kdpipe.encoder import Dense, Encoder, embed
+from kdpipe.encoder import Dense, Encoder, ask, embed
 from kdpipe.folder import write_model
+from kdpipe.load import load_encoder
 from kdpipe.modules import POOLINGS, HeadSpec
 from kdpipe.tokenizer import Text
-from tests.tiny import tiny_encoder, tiny_tokenizer
+from tests.tiny import tiny_encoder, tiny_headed_folder, tiny_tokenizer
 
 USED = ["The cat sleeps.", "A cat is asleep."]
 PAGE = """\
@@ -116,7 +118,8 @@ def story(model: str = "some-owner/big-teacher", **training: Any) -> dict[str, A
             "measured": {"eval_loss": 0.012345, "eval_cosine": 0.98765},
         }
         | training,
-        "shape": {"layers": 3, "hidden": 384, "embedding": 384, "parameters": 17_369_472},
+        "shape": {"layers": 3, "hidden": 384, "embedding": 384, "parameters": 17_369_472}
+        | {"head": None, "problem": None, "classes": []},
     }
 
 
@@ -236,6 +239,103 @@ def test_the_first_code_on_the_page_runs(
     code = re.findall(r"```python\n(.*?)\n```", PAGE, re.DOTALL)[0]
     exec(code.replace("path/to/small", str(tmp_path)), {})
     assert capsys.readouterr().out.startswith("tensor([[")
+
+
+def headed(folder: Path, kind: str, problem: str | None, prompt: str = "") -> tuple[Encoder, str]:
+    """A tiny student with a head in `folder`, and its page."""
+    tiny_headed_folder(folder, kind, ("no", "yes")[: 1 if problem == "regression" else 2], problem)
+    encoder = load_encoder(folder, HeadSpec())
+    write_model(folder, encoder, tiny_tokenizer(), max_seq_length=32, prompt=prompt)
+    told, dims = story(), encoder.dims
+    told["corpus"]["prompt"] = prompt
+    told["shape"] |= {"head": kind, "problem": dims.problem, "classes": [*dims.classes]}
+    write_card(folder, told, table="")
+    return encoder, (folder / "README.md").read_text()
+
+
+def run(page: str, folder: Path) -> dict[str, Any]:
+    """What the only code on a page leaves behind."""
+    (code,) = re.findall(r"```python\n(.*?)\n```", page, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code.replace("path/to/small", str(folder)), scope)
+    return scope
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem", "about", "tag"),
+    [
+        ("sequence", None, "each text (no, yes)", "text-classification"),
+        ("token", None, "each word of a text (no, yes)", "token-classification"),
+        (
+            "span",
+            None,
+            "where in a text the answer to a question begins and ends",
+            "question-answering",
+        ),
+    ],
+)
+def test_the_page_of_a_student_with_a_head(tmp_path, kind, problem, about, tag) -> None:
+    _, page = headed(tmp_path, kind, problem)
+    assert (
+        "A text encoder with 3 layers, 17,369,472 parameters and a head that says something about"
+        f" {about}, for texts of up to 128 tokens. It learned this from some-owner/big-teacher, by"
+        " distillation, with kdpipe 0.1.0.\n"
+    ) in page
+    matter = YAML(typ="safe").load(page.split("---\n")[1])
+    assert (matter["library_name"], matter["pipeline_tag"]) == ("transformers", tag)
+    assert matter["tags"] == [tag, "knowledge-distillation", "kdpipe"]
+    assert "sentence" not in page
+
+
+def test_a_student_of_labels_alone_has_no_teacher_on_its_page(tmp_path: Path) -> None:
+    headed(tmp_path, "sequence", None)
+    told = story() | {"teacher": None}
+    told["student"] |= {"caches": []}
+    told["shape"] |= {"head": "sequence", "problem": None, "classes": list("abcdefg")}
+    page = model_card(facts_of(tmp_path, told, ""))
+    assert "about each text (a, b, c, d, e, ... 7 classes), for texts" in page
+    assert "It learned this from labels, with kdpipe 0.1.0." in page
+    assert "Teacher" not in page
+    assert "base_model" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("sequence", "single_label_classification"),
+        ("sequence", "multi_label_classification"),
+        ("sequence", "regression"),
+        ("token", None),
+    ],
+)
+def test_the_code_on_the_page_gives_the_labels_of_the_student(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, problem: str | None
+) -> None:
+    encoder, page = headed(tmp_path, kind, problem)
+    run(page, tmp_path)
+    shown = capsys.readouterr().out
+    found = ast.literal_eval(re.sub(r"np\.float32\((.+?)\)", r"\1", shown))
+    encoded = tiny_tokenizer().encode(["The cat sleeps on the stove."], 32)
+    logits = ask(encoder, Tokens.of(encoded, 0), encoder.voice, "fp32")
+    if problem == "multi_label_classification":
+        wanted = sorted(logits[0].sigmoid().tolist(), reverse=True)
+    elif problem == "regression":
+        wanted = logits[0].tolist()
+    else:
+        wanted = logits.softmax(-1).amax(-1).tolist()
+        wanted = wanted[1:-1] if kind == "token" else wanted
+    assert [one["score"] for one in found] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_code_on_the_page_finds_an_answer(tmp_path, capsys) -> None:
+    encoder, page = headed(tmp_path, "span", None, prompt="so: ")
+    assert page.count("Put 'so: ' before every text.") == 1
+    scope = run(page, tmp_path)
+    encoded = tiny_tokenizer().encode([(scope["question"], scope["text"])], 32)
+    ends = ask(encoder, Tokens.of(encoded, 0), encoder.voice, "fp32").argmax(0)
+    assert [int(scope["first"]), int(scope["last"])] == ends.tolist()
+    said = encoded.ids[int(ends[0]) : int(ends[1]) + 1].tolist()
+    assert capsys.readouterr().out == scope["tokenizer"].decode(said) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_every_entry_of_the_pipeline_is_a_stage() -> None:
         "outs": _kept("artifacts/corpora/raw/manifest.json"),
     }
     assert found["cache-teacher-docs-big"] == {
-        "cmd": "kdpipe cache-teacher --stage-version 1 pipelines/demo.yaml docs-big",
+        "cmd": "kdpipe cache-teacher --stage-version 2 pipelines/demo.yaml docs-big",
         "deps": ["artifacts/corpora/docs/manifest.json"],
         "params": [
             {

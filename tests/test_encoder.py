@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from kdpipe.activations import Dims, Tokens
-from kdpipe.encoder import ACTIVATIONS, Dense, Encoder, embed, observe, pool
+from kdpipe.encoder import ACTIVATIONS, Dense, Encoder, ask, embed, observe, pool
 from kdpipe.errors import ArtifactError
 from kdpipe.load import load_encoder
 from kdpipe.modules import FLAGS, POOLINGS, HeadSpec, default_prompt, head_of
@@ -124,7 +124,7 @@ def test_hidden_states_are_those_of_the_model() -> None:
 @pytest.mark.parametrize("budget", [1, 60, 100_000])
 def test_embeddings_keep_the_order_of_their_rows(budget: int) -> None:
     encoder, tokens = tiny_encoder(), tokens_of([*SENTENCES])
-    found = embed(encoder, tokens, "fp32", tokens_per_batch=budget)
+    found = ask(encoder, tokens, EMBEDDING, "fp32", tokens_per_batch=budget)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.norm(dim=1), torch.ones(60), rtol=0, atol=1e-6)
     for index in (0, 17, 59):

@@ -18,6 +18,11 @@ from kdpipe import cli
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
 PIPELINE = """\
+augmentations:
+  noisy:
+    sources: [{kind: files, files: [my.txt]}]
+    methods: [{kind: perturb, steps: [{kind: deleting}]}]
+    copies: 1
 corpora:
   docs:
     sources: [{kind: files, files: [my.txt]}]
@@ -66,10 +71,12 @@ def _example(stage: str) -> list[str]:
 
 def test_every_example_works(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = {
+        "augment": "artifacts/texts/noisy/manifest.json",
         "tokenize": "artifacts/corpora/docs/manifest.json",
         "cache-teacher": "artifacts/caches/docs-minilm/manifest.json",
         "train": "artifacts/students/small/model.safetensors",
         "evaluate": "reports/small/metrics.json",
+        "predict": "vectors.npy",
     }
     for stage, path in made.items():
         words = _example(stage)
@@ -79,6 +86,8 @@ def test_every_example_works(project: Path, capsys: pytest.CaptureFixture[str]) 
             words.remove("--dry-run")
             assert cli.main(words) == 0, capsys.readouterr().err
         assert (project / path).is_file()
+    assert cli.main(_example("parameters")) == 0
+    assert "word_embeddings" in capsys.readouterr().out
     assert cli.main(_example("init")) == 0
     assert (project / "pipeline.yaml").is_file()
     (project / "pipeline.yaml").unlink()

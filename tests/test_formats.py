@@ -58,6 +58,7 @@ def sections() -> dict[str, Any]:
         ],
         "tokenizer": "tiny",
     }
+    words = {"sources": [{"kind": "conll", "files": ["words.conll"]}], "max_seq_length": 12}
     caches = {
         storage: {
             "corpus": "text",
@@ -89,7 +90,14 @@ def sections() -> dict[str, Any]:
             "metric_for_best_model": "eval_cosine",
         },
     }
-    return {"corpora": {"text": text, "pairs": pairs}, "caches": caches, "students": {"s": student}}
+    corpora = {"text": text, "pairs": pairs, "words": {**words, "tokenizer": "tiny"}}
+    return {"corpora": corpora, "caches": caches, "students": {"s": student}}
+
+
+def tagged_words() -> list[list[tuple[str, str]]]:
+    """Sentences of words with tags; the first word of each has no token."""
+    rows = [["\u200b", *line.split()] for line in sentences(30)]
+    return [[(word, f"T{place % 3}") for place, word in enumerate(row)] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ def make(root: Path) -> Made:
     labels = [f"{n / 4}" if n > 9 else "" for n in range(20)]
     rows = "".join(f"{pair}{label}\n" for pair, label in zip(pairs, labels, strict=True))
     (root / "pairs.tsv").write_text(f"first\tsecond\tlabel\n{rows}", "utf-8")
+    tagged = "\n".join("".join(f"{w} {t}\n" for w, t in row) for row in tagged_words())
+    (root / "words.conll").write_text(tagged, "utf-8")
     spec = place.pipeline.identity()
     spec["caches"].pop("said")
     path = write_yaml(root / "pipeline.yaml", json.dumps(spec)).relative_to(root)
@@ -145,7 +155,7 @@ def test_the_chain_of_digests_goes_from_the_text_to_the_student(made: Made) -> N
         "max_seq_length": str(facts["max_seq_length"]),
     }
     assert cache["inputs"] == {
-        "meaning": "1",
+        "meaning": "2",
         "corpus": text_digest,
         "teacher": cache["facts"]["teacher"],
         "dtype": cache["facts"]["dtype"],
@@ -214,6 +224,35 @@ def test_pairs_and_labels_have_columns_of_their_own(made: Made) -> None:
     labels = [label for block in blocks for label in block["label"].to_pylist()]
     assert labels == [*[None] * 10, *(n / 4 for n in range(10, 20))]
     assert {str(block.schema.field("label").type) for block in blocks} == {"double"}
+
+
+def test_words_and_tags_have_columns_of_their_own(made: Made) -> None:
+    folder = made.folder("corpora", "words")
+    manifest, _ = read_manifest(folder)
+    blocks = read_blocks(folder)
+    assert manifest["facts"]["labels"] == ["T0", "T1", "T2"]
+    texts, numbers = "list<item: string not null>", "list<item: int32 not null>"
+    for block in blocks:
+        types = {field.name: str(field.type) for field in block.schema}
+        assert (types["words"], types["word"], types["label"]) == (texts, numbers, texts)
+    rows = [row for block in blocks for row in block.to_pylist()]
+    for row, sentence in zip(rows, tagged_words(), strict=True):
+        assert row["words"] == [word for word, _ in sentence]
+        assert row["label"] == [tag for _, tag in sentence]
+        text = " ".join(row["words"]).encode()
+        assert row["text_digest"] == hashlib.blake2b(text, digest_size=16).digest()
+        assert len(row["word"]) == row["length"] == len(row["input_ids"])
+        # All words are one token here, but for the first, for what ends one, and for numbers.
+        assert row["word"][0] == row["word"][-1] == -1
+        inner = row["word"][1:-1]
+        assert inner[0] == 1
+        assert inner == sorted(inner)
+        assert {*inner} == {*range(1, inner[-1] + 1)}
+    cut = [row for row in rows if row["length"] == 12]
+    assert 3 < sum(row["word"][-2] + 1 < len(row["words"]) for row in cut) < len(rows)
+    for block, fact in zip(blocks, manifest["facts"]["blocks"], strict=True):
+        ids = [token for row in block["input_ids"].to_pylist() for token in row]
+        assert fact["tokens_digest"] == tokens_digest(ids, block["length"].to_pylist())
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -293,8 +332,10 @@ def test_receipts_and_keys_of_the_store(made: Made) -> None:
     # The text stands there twice, so some blocks have the same tokens and share their files.
     assert len({*names}) < len(names)
     (probe,) = store.glob("teacher-*.json")
-    known = ("classes", "difference", "embedding_width", "heads", "hidden_width", "layers")
-    assert json.loads(probe.read_bytes()) == {key: facts[key] for key in known}
+    known = {"classes", "difference", "embedding_width", "heads", "hidden_width", "layers"}
+    assert json.loads(probe.read_bytes()) == {
+        key: facts[key] for key in known | {"problem", "relative"}
+    }
 
 
 def test_what_is_kdpipes_own_in_a_student(made: Made) -> None:
@@ -363,7 +404,8 @@ def test_the_page_names_every_key_and_column(made: Made) -> None:
         words |= names - {"cache.fp32"}
         words |= {*manifest["facts"].get("blocks", [{}])[0]}
         words |= {*manifest["facts"].get("questions", [{}])[0]}
-    words |= {*read_blocks(made.folder("corpora", "pairs"))[-1].schema.names}
+    for name in ("pairs", "words"):
+        words |= {*read_blocks(made.folder("corpora", name))[-1].schema.names}
     words |= {name for name in (made.folder("students", "s") / "steps.tsv").read_text().split()[:8]}
     words -= {"0-embedding", "1-hidden"}
     missing = {word for word in words if f"`{word}`" not in PAGE and f'"{word}"' not in PAGE}

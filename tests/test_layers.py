@@ -18,19 +18,20 @@ LAYERS = """
     config io options parts progress schedule stop versions
     artifact device hub
     tokenizer
-    activations anatomy batches losses metrics nets report
+    activations anatomy batches losses metrics nets parameters report
     objectives plots sources targets
-    corpus modules storage store
-    cache card heads taps
-    encoder
-    folder load loader streams tasks
+    corpus modules storage store windows
+    augment given heads kinds reading spans taps
+    cache card encoder gold
+    folder join load streams tasks
+    loader
     students
     pipeline speed
     dvc evaluate student teacher terms write_corpus
-    dry_run project train
+    dry_run import_targets project train
     checkpoint
     job
-    subjects write_student
+    predict subjects write_student
     cli
     __main__
 """.strip().splitlines()

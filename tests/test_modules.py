@@ -201,6 +201,12 @@ def test_positions_and_the_own_limit(tmp_path: Path, config: dict[str, Any], lim
     assert own_limit(tmp_path) == limit
     write(tmp_path / "sentence_bert_config.json", {"max_seq_length": None})
     assert own_limit(tmp_path) == limit
+    for stated, found in ((limit - 2, limit - 2), (int(1e30), limit), (None, limit)):
+        write(tmp_path / "tokenizer_config.json", {"model_max_length": stated})
+        assert own_limit(tmp_path) == found
+    write(tmp_path / "sentence_bert_config.json", {"max_seq_length": limit - 1})
+    write(tmp_path / "tokenizer_config.json", {"model_max_length": limit - 2})
+    assert own_limit(tmp_path) == limit - 1
 
 
 def test_the_limit_of_a_transformer_in_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_column_that_stands_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow"])
 def test_columns_of_other_types(tmp_path: Path, suffix: str) -> None:
     name = f"a{suffix}"
-    write(tmp_path / name, TABLES[suffix]([{"text": "t", "n": 3, "l": ["x"]}]))
+    write(tmp_path / name, TABLES[suffix]([{"text": "t", "n": 3, "l": ["x"], "m": [0.5]}]))
     where = f"{name}:1" if suffix == ".jsonl" else f"{name}: row 1"
     assert refused(ArtifactError, tmp_path, name, text_column="n") == (
         f"{where}: column 'n' is int, not text: choose another"
@@ -90,10 +90,90 @@ def test_columns_of_other_types(tmp_path: Path, suffix: str) -> None:
     assert refused(ArtifactError, tmp_path, name, text_pair_column="l") == (
         f"{where}: column 'l' is list, not text: choose another"
     )
-    assert refused(ArtifactError, tmp_path, name, label_column="l") == (
-        f"{where}: label ['x'] in column 'l' is neither text nor a finite number of 64 bits:"
-        " mend it, or choose another label_column"
+    assert refused(ArtifactError, tmp_path, name, text_column="m") == (
+        f"{where}: column 'm' holds a list with float in it, not words: choose another"
     )
+    assert refused(ArtifactError, tmp_path, name, label_column="m") == (
+        f"{where}: label [0.5] in column 'm' is a list of more than texts and integers: mend it,"
+        " or choose another label_column"
+    )
+    assert refused(ArtifactError, tmp_path, name, text_column="l", text_pair_column="text") == (
+        f"{where}: column 'l' holds a list of words, which is no part of a pair: take out"
+        " text_pair_column"
+    )
+
+
+LISTS = [".jsonl", ".parquet", ".arrow"]
+
+
+@pytest.mark.parametrize("suffix", LISTS)
+def test_lists_of_words_with_tags(tmp_path: Path, suffix: str) -> None:
+    table = [
+        {"tokens": ["Old", "Mill", " ", "", "sings"], "tags": [*"abacb"], "intent": "play", "n": 1},
+        {"tokens": ["", " "], "tags": ["a", "a"], "intent": "none", "n": 2},
+        {"tokens": None, "tags": ["a"], "intent": "none", "n": 3},
+        {"tokens": [], "tags": [], "intent": "none", "n": 4},
+        {"tokens": ["Rain"], "tags": None, "intent": None, "n": 5},
+    ]
+    name = f"a{suffix}"
+    write(tmp_path / name, TABLES[suffix](table))
+    words = ("Old", "Mill", " ", "", "sings")
+    text = "Old Mill    sings"
+    tagged = read(tmp_path, name, text_column="tokens", label_column="tags")
+    assert tagged == [Row(text, None, (*"abacb",), words), Row("Rain", words=("Rain",))]
+    classes = read(tmp_path, name, text_column="tokens", label_column="intent")
+    assert classes == [Row(text, None, "play", words), Row("Rain", words=("Rain",))]
+    plain = read(tmp_path, name, text_column=("tokens", "tags"))
+    assert plain == [
+        Row(text, words=words), Row("a b a c b", words=(*"abacb",)),
+        Row("a a", words=("a", "a")), Row("a", words=("a",)), Row("Rain", words=("Rain",)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", LISTS)
+def test_tags_are_as_many_as_words(tmp_path: Path, suffix: str) -> None:
+    name = f"a{suffix}"
+    table = [{"tokens": ["a"], "tags": ["x"]}, {"tokens": ["b", "c"], "tags": ["x"]}]
+    write(tmp_path / name, TABLES[suffix](table))
+    where = f"{name}:2" if suffix == ".jsonl" else f"{name}: row 2"
+    assert refused(ArtifactError, tmp_path, name, text_column="tokens", label_column="tags") == (
+        f"{where}: 2 words in column 'tokens', but 1 tags in column 'tags': give each word one"
+    )
+
+
+@pytest.mark.parametrize("suffix", LISTS)
+def test_lists_of_labels_of_a_text_are_sets(tmp_path: Path, suffix: str) -> None:
+    labels = [["war", "art", "war"], [], None, [""], ["x"]]
+    write(tmp_path / f"a{suffix}", TABLES[suffix]([{"text": "t", "y": y} for y in labels[:3]]))
+    found = [row.label for row in read(tmp_path, f"a{suffix}", label_column="y")]
+    assert found == [("art", "war"), (), None]
+    write(tmp_path / f"b{suffix}", TABLES[suffix]([{"text": "t", "y": y} for y in labels]))
+    where = "b.jsonl:4" if suffix == ".jsonl" else f"b{suffix}: row 4"
+    assert refused(ArtifactError, tmp_path, f"b{suffix}", label_column="y").startswith(
+        f"{where}: label [''] in column 'y' is a list of more than texts"
+    )
+    write(tmp_path / f"c{suffix}", TABLES[suffix]([{"text": "t", "y": [10, 9, 10]}]))
+    assert read(tmp_path, f"c{suffix}", label_column="y") == [Row("t", None, ("10", "9"))]
+
+
+@pytest.mark.parametrize("suffix", [*TABLES])
+def test_text_that_holds_several_labels(tmp_path: Path, suffix: str) -> None:
+    texts = ["war, art,,war", "7", "1,0.50", "", " , "]
+    write(tmp_path / f"a{suffix}", TABLES[suffix]([{"text": "t", "y": y} for y in texts]))
+    # Fields of .csv are quoted by the table's own writer.
+    found = read(tmp_path, f"a{suffix}", label_column="y", label_separator=",")
+    assert [row.label for row in found] == [("art", "war"), ("7",), ("0.50", "1"), None, None]
+
+
+def test_texts_cut_into_words(tmp_path: Path) -> None:
+    text = "  Old\tMill \u00a0 sings. "
+    words = ("Old", "Mill", "sings.")
+    write(tmp_path / "a.txt", f"{text}\n\nRain\n")
+    write(tmp_path / "a.jsonl", encode_jsonl([{"text": text, "y": ["b", "a"]}]))
+    row = Row("Old Mill sings.", words=words)
+    assert read(tmp_path, "a.txt", split_words=True) == [row, Row("Rain", words=("Rain",))]
+    labelled = read(tmp_path, "a.jsonl", split_words=True, label_column="y")
+    assert labelled == [row._replace(label=("a", "b"))]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +197,12 @@ def test_the_options_are_checked() -> None:
     assert TypeAdapter(Source).validate_python(files) == Files(kind="files", files=("a.txt",))
     assert wrong(**files, text_column=["a", "b"], text_pair_column="c") == (
         "Value error, key 'text_pair_column' needs a single 'text_column', found 2: a, b"
+    )
+    assert wrong(**files, split_words=True, text_pair_column="c") == (
+        "Value error, key 'split_words' is for single texts: take out 'text_pair_column'"
+    )
+    assert wrong(**files, label_separator="|") == (
+        "Value error, key 'label_separator' needs 'label_column', whose text it cuts"
     )
     assert wrong(kind="files", files=[]).startswith("Tuple should have at least 1 item")
     assert wrong(kind="files", files=[""]).startswith("String should have at least 1 character")

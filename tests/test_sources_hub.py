@@ -6,7 +6,8 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -124,3 +125,30 @@ def test_hub_rows_are_checked(tmp_path: Path, install: Callable[[Load], None]) -
     assert str(caught.value) == (
         "data set some/set, train is empty: no row has text; choose another split"
     )
+
+
+class Tagged(list[dict[str, Any]]):
+    """A data set that says what the numbers in its lists of labels stand for."""
+
+    features: ClassVar = {
+        "ner_tags": SimpleNamespace(feature=SimpleNamespace(names=["O", "B", "I"]))
+    }
+
+
+def test_hub_numbers_of_tags_get_their_names(
+    tmp_path: Path, install: Callable[[Load], None]
+) -> None:
+    table = [
+        {"tokens": ["Old", "Mill"], "ner_tags": [1, 2], "pos": [0, 1]},
+        {"tokens": ["Rain"], "ner_tags": None, "pos": [0]},
+        {"tokens": ["Now"], "ner_tags": [-1], "pos": [2]},
+    ]
+    install(lambda *names, **options: Tagged(table))
+    tags = HubDataset(kind="hub", dataset="some/set", text_column="tokens", label_column="ner_tags")
+    rain = Row("Rain", words=("Rain",))
+    words = ("Old", "Mill")
+    assert [*tags.rows(tmp_path)] == [
+        Row("Old Mill", None, ("B", "I"), words), rain, Row("Now", None, ("-1",), ("Now",))
+    ]  # fmt: skip
+    plain = tags.model_copy(update={"label_column": "pos"})
+    assert [row.label for row in plain.rows(tmp_path)] == [("0", "1"), ("0",), ("2",)]

@@ -124,6 +124,7 @@ def test_spread_takes_whole_rows_from_all_over() -> None:
     assert few.tokens.second_at is not None
     assert few.tokens.second_at.tolist() == second_at[taken].tolist()
     assert few.tokens.prompt_tokens == 1
+    assert rows.teacher is not None
     assert np.array_equal(few.teacher, rows.teacher[taken])
     assert rows.spread(60) is rows
 

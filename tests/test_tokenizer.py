@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import Unigram
-from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.models import BPE, Unigram
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from kdpipe.activations import Tokens
 from kdpipe.errors import ArtifactError
-from kdpipe.tokenizer import Encoded, load_tokenizer
+from kdpipe.tokenizer import Encoded, Tokenizer, load_tokenizer
 from tests.tiny import SENTENCES, tiny_teacher_folder, tiny_tokenizer
 
 TEXTS = [*SENTENCES[:8], "", "Zebra (42)!", "the cat " * 40]
@@ -218,6 +219,109 @@ def test_the_fingerprint_outlives_a_copy_of_the_file(tmp_path: Path) -> None:
         backend = loaded.backend
         fingerprints.append(loaded.fingerprint)
     assert fingerprints[0] == fingerprints[1]
+
+
+WORDS = [
+    ["The", "cat's", "(big)", "dog", "\u2603", "sleeps"],
+    ["\u200b", "cat", "", "\u200b", "", "dog"],
+    ["don't"] * 40,
+    ["na\u00efve", "\u00c5ngstr\u00f6m", "[SEP]", "dog"],
+    ["A", "dog"],
+]
+
+
+def words_of(encoded: Encoded) -> list[list[int]]:
+    """The word of each token, row by row."""
+    assert encoded.word_of is not None
+    return [part.tolist() for part in np.split(encoded.word_of, encoded.lengths.cumsum()[:-1])]
+
+
+@pytest.mark.parametrize("limit", [5, 16, 1000])
+def test_words_become_the_ids_and_words_that_transformers_gives(folder: Path, limit: int) -> None:
+    reference = AutoTokenizer.from_pretrained(folder)(
+        WORDS, is_split_into_words=True, truncation=True, max_length=limit
+    )
+    encoded = load_tokenizer(folder).encode_words(WORDS, limit)
+    assert rows(encoded) == reference["input_ids"]
+    wanted = [reference.word_ids(row) for row in range(len(WORDS))]
+    assert words_of(encoded) == [[-1 if w is None else w for w in row] for row in wanted]
+    assert encoded.second_at is None
+    assert encoded.word_of is not None
+    assert encoded.word_of.dtype == np.int64
+
+
+def test_words_without_tokens_and_special_tokens_of_no_word(folder: Path) -> None:
+    encoded = load_tokenizer(folder).encode_words(WORDS[1:3], 12)
+    assert words_of(encoded)[0] == [-1, 1, 5, -1]
+    cut = words_of(encoded)[1]
+    assert len(cut) == 12
+    assert cut[0] == cut[-1] == -1
+    assert cut[1:-1] == [number // 5 for number in range(10)]
+
+
+@pytest.mark.parametrize("prompt", ["query: ", "query:", "the cat"])
+def test_a_prompt_is_of_no_word(folder: Path, prompt: str) -> None:
+    tokenizer = load_tokenizer(folder)
+    encoded = tokenizer.encode_words([["A", "dog"], ["dog"]], 64, prompt)
+    assert rows(encoded) == rows(tokenizer.encode([f"{prompt}A dog", f"{prompt}dog"], 64))
+    head = [-1] * tokenizer.count(prompt)
+    assert words_of(encoded) == [
+        [*head, 0, 1, -1],
+        [*head, *[0] * (encoded.lengths[1] - len(head) - 1), -1],
+    ]
+
+
+def byte_level(*merges: str, trim: bool) -> Tokenizer:
+    """Bytes, and the merges; a blank begins the token of the word after it."""
+    alphabet = sorted(ByteLevel.alphabet())
+    pairs = [tuple(merge.split()) for merge in merges]
+    tokens = [*alphabet, *("".join(pair) for pair in pairs), "<s>", "</s>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Backend(BPE(vocabulary, [(a, b) for a, b in pairs]))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False, trim_offsets=trim)
+    ends = [(token, vocabulary[token]) for token in ("<s>", "</s>")]
+    backend.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends
+    )
+    return Tokenizer(backend, {}, ("input_ids",))
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_a_word_takes_the_blank_before_it(trim: bool) -> None:
+    tokenizer = byte_level("c a", "ca t", "\u0120 cat", trim=trim)
+    # The blank before the snowman is a token of its own, and the snowman is three.
+    rows_of_words = [["cat", "cat", "\u2603", "\u2603", "", "cat"], ["cat"]]
+    encoded = tokenizer.encode_words(rows_of_words, 64)
+    assert rows(encoded) == rows(tokenizer.encode(["cat cat \u2603 \u2603  cat", "cat"], 64))
+    assert words_of(encoded)[0] == [-1, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 5, -1]
+    prompted = tokenizer.encode_words([["cat", "cat"]], 64, "c: ")
+    assert words_of(prompted) == [[-1, -1, -1, 0, 1, -1]]
+
+
+def test_a_token_of_several_words_is_of_the_first() -> None:
+    names = ["<unk>", *(f"\u2581{word}" for word in ("New", "York", "is")), "\u2581New\u2581York"]
+    backend = Backend(Unigram([(name, -len(name) / 10) for name in names], unk_id=0))
+    backend.pre_tokenizer = Metaspace(split=False)
+    tokenizer = Tokenizer(backend, {}, ("input_ids",))
+    found = tokenizer.encode_words([["is", "New", "York", "is"], ["York", "New"]], 64)
+    assert words_of(found) == [[0, 1, 3], [0, 1]]
+
+
+def test_a_token_that_covers_nothing_behind_the_text_is_of_no_word() -> None:
+    # No backend at hand gives such a token; from one that does no word may come that is not there.
+    encoding = SimpleNamespace(ids=[5, 6], offsets=[(0, 3), (3, 3)], special_tokens_mask=[0, 0])
+    backend = SimpleNamespace(
+        enable_truncation=lambda limit: None,
+        no_truncation=lambda: None,
+        encode_batch=lambda texts: [encoding],
+    )
+    assert words_of(Tokenizer(backend, {}, ()).encode_words([["cat"]], 8)) == [[0, -1]]
+
+
+def test_no_rows_of_words(folder: Path) -> None:
+    encoded = load_tokenizer(folder).encode_words([], 64)
+    assert encoded.word_of is not None
+    assert (encoded.ids.shape, encoded.word_of.shape) == ((0,), (0,))
 
 
 @pytest.mark.parametrize("prompt", ["query: ", "The cat", "Wait until the soup is cold. "])

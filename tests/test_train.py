@@ -39,7 +39,7 @@ def new_job(project, spec):
     place = new_project(project, sentences(80), students={"s": spec})
     if not place.corpus_folder("text").exists():
         make_cache(place, make_corpus(place))
-    corpus, caches = place.caches(("said",))
+    corpus, caches = place.inputs("s")
     return job.prepare(place, "s", corpus, caches, "cpu")
 
 
@@ -237,18 +237,13 @@ def test_students_of_every_kind_train(project, model):
     work = new_job(project, student(model=model))
     job.carry_out(work, project / "runs")
     assert work.run.progress.step == 12
-    assert work.run.student.dims.embedding == work.run.caches["said"].dims.embedding
+    assert work.run.student.dims.embedding == work.run.caches["said"].cache.dims.embedding
 
 
 def test_rows_held_out_are_never_trained_on(project):
     work = new_job(project, student())
     held = set(np.flatnonzero(work.run.corpus.held_out).tolist())
-    seen = {
-        row
-        for epoch in (0, 1)
-        for b in train._epoch(work.spec.train, work.run.corpus, epoch)
-        for row in b
-    }
+    seen = {row for epoch in (0, 1) for b in train._epoch(work.run, epoch) for row in b}
     assert held
     assert seen == set(range(work.run.corpus.facts.rows)) - held
 
@@ -273,7 +268,7 @@ def test_students_that_could_not_be_compared_with_the_teacher_are_refused(projec
     assert job.carry_out(work, project / "runs") is None
     assert "eval_cosine" not in work.run.progress.best
     chosen = student([{**EMBEDDING, "loss": "similarity"}], metric_for_best_model="eval_cosine")
-    with pytest.raises(UsageError, match="eval_cosine needs embeddings in cache 'said'"):
+    with pytest.raises(UsageError, match="eval_cosine needs a student without a head"):
         new_job(project, chosen | {"embedding_size": 8})
 
 
@@ -283,7 +278,7 @@ def test_patience_without_held_out_rows_is_refused(project):
     students = {"s": student(early_stopping_patience=2)}
     place = new_project(project, sentences(40), corpora=corpora, students=students)
     make_cache(place, make_corpus(place))
-    corpus, caches = place.caches(("said",))
+    corpus, caches = place.inputs("s")
     with pytest.raises(UsageError, match="early_stopping_patience needs held-out rows"):
         job.prepare(place, "s", corpus, caches, "cpu")
 

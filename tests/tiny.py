@@ -1,4 +1,4 @@
-"""Small things to test with: a tokenizer, encoders of five families, a teacher's folder, sentences.
+"""Small things to test with: a tokenizer, encoders of six families, teachers' folders, sentences.
 
 All are made in memory from nothing, the same on every machine, in a fraction of a second.
 """
@@ -18,7 +18,14 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedTokenizerFast,
+)
 
 from kdpipe.encoder import Encoder
 from kdpipe.modules import HeadSpec
@@ -116,7 +123,7 @@ def tiny_tokenizer() -> Tokenizer:
 def tiny_encoder(layers: int = 2, width: int = 32, family: str = "bert", seed: int = 0) -> Encoder:
     """A random encoder that reads `tiny_tokenizer`, with mean pooling and normalisation.
 
-    Families: bert, roberta, distilbert, mpnet, modernbert. Dropout is on in training mode.
+    Families: bert, roberta, distilbert, electra, mpnet, modernbert. Dropout is on in training mode.
     """
     config = AutoConfig.for_model(family, **_config(layers, width, family))
     with torch.random.fork_rng(devices=[]):
@@ -134,14 +141,7 @@ def tiny_teacher_folder(
     """
     encoder = tiny_encoder(layers, width, family, seed)
     encoder.model.save_pretrained(path)
-    tokenizer = tiny_tokenizer()
-    tokenizer.backend.enable_truncation(16)
-    tokenizer.backend.enable_padding(length=16)
-    names = [name for name in tokenizer.input_names if family == "bert" or "type" not in name]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend, model_max_length=32, model_input_names=names, **_SPECIAL
-    )
-    fast.save_pretrained(path)
+    _save_tokenizer(path, family)
     kinds = ("Transformer", "Pooling", "Normalize")
     places = ("", "1_Pooling", "2_Normalize")
     modules = [
@@ -163,6 +163,50 @@ def tiny_teacher_folder(
     return path
 
 
+def tiny_headed_folder(
+    path: Path,
+    kind: str = "sequence",
+    classes: tuple[str, ...] = ("no", "yes"),
+    problem_type: str | None = None,
+    family: str = "bert",
+    layers: int = 2,
+    width: int = 32,
+    seed: int = 0,
+) -> Path:
+    """A random model with a head of transformers and `tiny_tokenizer`; returns `path`.
+
+    Kinds: sequence, token, span; a span head has no classes of its own.
+    """
+    keys: dict[str, Any] = {}
+    if kind != "span":
+        keys = {"id2label": dict(enumerate(classes)), "problem_type": problem_type}
+        keys["label2id"] = {name: number for number, name in enumerate(classes)}
+    config = AutoConfig.for_model(family, **_config(layers, width, family), **keys)
+    made: Any = {
+        "sequence": AutoModelForSequenceClassification,
+        "token": AutoModelForTokenClassification,
+        "span": AutoModelForQuestionAnswering,
+    }[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = made.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model.save_pretrained(path)
+    _save_tokenizer(path, family)
+    return path
+
+
+def _save_tokenizer(path: Path, family: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend.enable_truncation(16)
+    tokenizer.backend.enable_padding(length=16)
+    typed = family in {"bert", "electra"}
+    names = [name for name in tokenizer.input_names if typed or "type" not in name]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend, model_max_length=32, model_input_names=names, **_SPECIAL
+    )
+    fast.save_pretrained(path)
+
+
 def _config(layers: int, width: int, family: str) -> dict[str, Any]:
     shared: dict[str, Any] = {"vocab_size": tiny_tokenizer().vocabulary, "pad_token_id": 0}
     shared |= {"max_position_embeddings": _POSITIONS, "initializer_range": 0.2}
@@ -175,6 +219,8 @@ def _config(layers: int, width: int, family: str) -> dict[str, Any]:
         return shared | special | {"local_attention": 16, "global_attn_every_n_layers": 2}
     if family == "roberta":
         return shared | {"type_vocab_size": 1}
+    if family == "electra":
+        return shared | {"embedding_size": width}
     return shared
 
 

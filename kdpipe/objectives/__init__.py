@@ -6,10 +6,30 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kdpipe.objectives.attention import MatchAttention
 from kdpipe.objectives.base import Objective
 from kdpipe.objectives.embedding import MatchEmbedding
 from kdpipe.objectives.hidden import MatchHidden
+from kdpipe.objectives.labels import MatchLabels
+from kdpipe.objectives.logits import MatchLogits
+from kdpipe.objectives.many_layers import MatchManyLayers
+from kdpipe.objectives.relation import MatchRelation
+from kdpipe.objectives.structure import MatchStructure
 
-AnyObjective = Annotated[MatchEmbedding | MatchHidden, Field(discriminator="kind")]
+_OfLayers = MatchHidden | MatchStructure | MatchRelation | MatchAttention | MatchManyLayers
+AnyObjective = Annotated[
+    MatchEmbedding | MatchLogits | MatchLabels | _OfLayers, Field(discriminator="kind")
+]
 
-__all__ = ["AnyObjective", "MatchEmbedding", "MatchHidden", "Objective"]
+__all__ = [
+    "AnyObjective",
+    "MatchAttention",
+    "MatchEmbedding",
+    "MatchHidden",
+    "MatchLabels",
+    "MatchLogits",
+    "MatchManyLayers",
+    "MatchRelation",
+    "MatchStructure",
+    "Objective",
+]

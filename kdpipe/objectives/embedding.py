@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from kdpipe.objectives.base import Objective
+from kdpipe.errors import UsageError
+from kdpipe.objectives.base import Objective, Pairing, Seen
 from kdpipe.parts import EMBEDDING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdpipe.activations import Activations, Dims
     from kdpipe.parts import Needs
 
 
@@ -22,27 +22,21 @@ class MatchEmbedding(Objective):
     """`mse`: squared error, mean over all values; `cosine`: 1 - cosine, mean over rows;
     `similarity`: squared error between the batch's two matrices of cosines."""
 
-    @property
-    def unit(self) -> Literal["rows", "tokens"]:
+    def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""
         return "rows"
 
-    @property
-    def equal_widths(self) -> bool:
-        """Whether embeddings of student and teacher must be equally wide."""
-        return self.loss != "similarity"
-
-    def needs(self) -> tuple[Needs, Needs]:
-        """What is needed of the student and of the teacher."""
+    def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
+        """Both embeddings; raises UsageError where they must be equally wide and are not."""
+        mine, theirs = pair.student.embedding, pair.teacher.embedding
+        if self.loss != "similarity" and mine != theirs:
+            raise UsageError(
+                f"objective 'embedding' compares embeddings of {mine} numbers with the teacher's of"
+                f" {theirs}: use loss: similarity, or embedding_size: {theirs}"
+            )
         return frozenset({EMBEDDING}), frozenset({EMBEDDING})
 
-    def projections(self, student: Dims, teacher: Dims) -> dict[str, nn.Module]:
-        """None: a student of another width has a dense layer of its own, which it keeps."""
-        return {}
-
-    def compute(
-        self, student: Activations, teacher: Activations, projections: nn.ModuleDict
-    ) -> Tensor:
+    def compute(self, seen: Seen, pair: Pairing, learned: nn.ModuleDict) -> Tensor:
         """The loss, a scalar."""
         from kdpipe import losses
 
@@ -51,4 +45,4 @@ class MatchEmbedding(Objective):
             "cosine": losses.cosine,
             "similarity": losses.similarity_structure,
         }[self.loss]
-        return function(student[EMBEDDING], teacher[EMBEDDING])
+        return function(seen.student[EMBEDDING], seen.teacher[EMBEDDING])

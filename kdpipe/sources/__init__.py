@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kdpipe.sources.conll import Conll
 from kdpipe.sources.files import Files
 from kdpipe.sources.hub import HubDataset
 from kdpipe.sources.python_docs import PythonDocs
-from kdpipe.sources.row import Row
+from kdpipe.sources.row import Row, Span
+from kdpipe.sources.squad import Squad
 
-Source = Annotated[Files | PythonDocs | HubDataset, Field(discriminator="kind")]
+Source = Annotated[Files | Conll | Squad | PythonDocs | HubDataset, Field(discriminator="kind")]
 
-__all__ = ["Files", "HubDataset", "PythonDocs", "Row", "Source"]
+__all__ = ["Conll", "Files", "HubDataset", "PythonDocs", "Row", "Source", "Span", "Squad"]

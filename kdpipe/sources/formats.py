@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from kdpipe.config import nearest
-from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.errors import ArtifactError
 from kdpipe.sources.columns import MAX_TEXT, Columns
 from kdpipe.sources.row import Label
 
 MAX_LINE = 2 * MAX_TEXT
 """Bytes of one line."""
 _BATCH = 1024
+_BUFFER = 1 << 20
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 Record = tuple[str, Mapping[str, Any]]
@@ -38,15 +39,7 @@ Reader = Callable[[Path, Columns], Iterator[Record]]
 def suffix_of(path: Path) -> str:
     """What the name says about the format, in lower case: `.csv`, `.csv.gz`."""
     last = path.suffix.lower()
-    return path.with_suffix("").suffix.lower() + last if last in _CODECS else last
-
-
-def reader_of(path: Path) -> Reader:
-    """How to read a file, by its name; raises UsageError for a format that is not known."""
-    suffix = suffix_of(path)
-    if suffix not in READERS:
-        raise UsageError(f"{path}: unknown format {suffix!r}: {nearest(suffix, [*READERS])}")
-    return READERS[suffix]
+    return path.with_suffix("").suffix.lower() + last if last in COMPRESSED else last
 
 
 @contextlib.contextmanager
@@ -69,9 +62,9 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines with their ends (LF or CR LF), without a byte order mark."""
-    with _open(path) as file:
+    with opened(path) as file:
         number = 0
         while raw := file.readline(MAX_LINE + 1):
             number += 1
@@ -88,8 +81,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from None
 
 
-def _open(path: Path) -> io.BufferedReader:
-    codec = _CODECS.get(path.suffix.lower())
+def opened(path: Path) -> io.BufferedReader:
+    """The bytes of a file, unpacked."""
+    codec = COMPRESSED.get(path.suffix.lower())
     if codec is None:
         return path.open("rb")
     return io.BufferedReader(pa.input_stream(str(path), compression=codec))
@@ -97,12 +91,12 @@ def _open(path: Path) -> io.BufferedReader:
 
 def read_txt(path: Path, columns: Columns) -> Iterator[Record]:
     """Each line is a text, whatever columns are asked for."""
-    for number, line in _lines(path):
+    for number, line in numbered(path):
         yield f"{path}:{number}", {"text": line.removesuffix("\n").removesuffix("\r")}
 
 
 def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
-    for number, line in _lines(path):
+    for number, line in numbered(path):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -118,7 +112,9 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
 
 
 def _read_tsv(path: Path, columns: Columns) -> Iterator[Record]:
-    lines = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in _lines(path))
+    lines = (
+        (number, line.removesuffix("\n").removesuffix("\r")) for number, line in numbered(path)
+    )
     fields = ((number, line.split("\t") if line else []) for number, line in lines)
     return _delimited(path, columns, fields)
 
@@ -130,7 +126,7 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[Record]:
 def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     # The limit is one for the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_TEXT))
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line for _, line in numbered(path)), strict=True)
     number = 1
     try:
         for fields in reader:
@@ -145,14 +141,15 @@ def _delimited(
 ) -> Iterator[Record]:
     """Records under the header line; a label that is written as JSON writes numbers is a number."""
     header: list[str] | None = None
-    label = columns.label_column
+    # Text that holds several labels is no number, however it is written.
+    label = columns.label_column if columns.label_separator is None else None
     for number, fields in lines:
         where = f"{path}:{number}"
         if not fields:
             continue
         if header is None:
             header = fields
-            _require(header, columns, where)
+            _require(header, columns.needed, columns.optional, where)
             continue
         if len(fields) != len(header):
             counts = f"{len(fields)} fields, but the header has {len(header)}"
@@ -170,22 +167,33 @@ def _number(field: str) -> Label:
     return float(field) if match[2] or match[3] else int(field)
 
 
-def _require(names: list[str], columns: Columns, where: str) -> None:
-    for column in columns.needed:
+def _require(
+    names: list[str], needed: Sequence[str], optional: Collection[str], where: str
+) -> list[str]:
+    """The columns to read."""
+    wanted = [name for name in needed if name in names or name not in optional]
+    for column in wanted:
         if column not in names:
             raise ArtifactError(f"{where}: no column {column!r}: {nearest(column, names)}")
         if names.count(column) > 1:
             raise ArtifactError(f"{where}: column {column!r} stands there twice: rename one")
+    return wanted
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
-    with pa.parquet.ParquetFile(path) as file:
-        _require(file.schema_arrow.names, columns, str(path))
-        batches = file.iter_batches(batch_size=_BATCH, columns=columns.needed)
-        yield from _records(batches, columns, path)
+def read_batches(
+    path: Path, needed: Sequence[str], optional: Collection[str] = ()
+) -> Iterator[dict[str, pa.Array]]:
+    """Columns of a `.parquet` or `.arrow` file, batch by batch, with bounded memory.
 
-
-def _read_arrow(path: Path, columns: Columns) -> Iterator[Record]:
+    Raises:
+        ArtifactError: a column that is not there, or there twice.
+    """
+    if suffix_of(path) == ".parquet":
+        # Otherwise a whole row group is read at a time.
+        with pa.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+            wanted = _require(file.schema_arrow.names, needed, optional, str(path))
+            yield from _checked(file.iter_batches(batch_size=_BATCH, columns=wanted), wanted)
+        return
     with pa.memory_map(str(path)) as source:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
@@ -194,34 +202,44 @@ def _read_arrow(path: Path, columns: Columns) -> Iterator[Record]:
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         else:
             reader = batches = pa.ipc.open_stream(source)
-        _require(reader.schema.names, columns, str(path))
-        yield from _records(batches, columns, path)
+        wanted = _require(reader.schema.names, needed, optional, str(path))
+        yield from _checked(batches, wanted)
 
 
-def _records(batches: Iterable[Any], columns: Columns, path: Path) -> Iterator[Record]:
-    """Python values, row by row; checked first, since bad offsets would end the process."""
-    number = 0
+def _checked(batches: Iterable[Any], columns: list[str]) -> Iterator[dict[str, pa.Array]]:
+    """Checked, since bad offsets would end the process."""
     for batch in batches:
-        arrays = [batch.column(name) for name in columns.needed]
-        for array in arrays:
+        arrays = {name: batch.column(name) for name in columns}
+        for array in arrays.values():
             try:
                 array.validate(full=True)
             except pa.ArrowInvalid as error:
-                # Text that is not UTF-8 is found below, with the number of its row.
+                # Text that is not UTF-8 is found later, with the number of its row.
                 if "UTF8" not in str(error):
                     raise
-        for scalars in zip(*arrays, strict=True):
-            number += 1
-            where = f"{path}: row {number}"
-            try:
-                values = [scalar.as_py() for scalar in scalars]
-            except ValueError as error:
-                reason = first_line(error)
-                raise ArtifactError(f"{where} is no text ({reason}): mend the file") from None
-            yield where, dict(zip(columns.needed, values, strict=True))
+        yield arrays
 
 
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
+def records(batch: Mapping[str, pa.Array], path: Path, after: int) -> Iterator[Record]:
+    """Python values of a batch, row by row; `after` rows came before it."""
+    for number, scalars in enumerate(zip(*batch.values(), strict=True), start=after + 1):
+        where = f"{path}: row {number}"
+        try:
+            values = [scalar.as_py() for scalar in scalars]
+        except ValueError as error:
+            reason = first_line(error)
+            raise ArtifactError(f"{where} is no text ({reason}): mend the file") from None
+        yield where, dict(zip(batch, values, strict=True))
+
+
+def _read_table(path: Path, columns: Columns) -> Iterator[Record]:
+    number = 0
+    for batch in read_batches(path, columns.needed, columns.optional):
+        yield from records(batch, path, number)
+        number += len(next(iter(batch.values())))
+
+
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _LINES: dict[str, Reader] = {
     ".txt": read_txt,
     ".jsonl": _read_jsonl,
@@ -230,7 +248,7 @@ _LINES: dict[str, Reader] = {
     ".tsv": _read_tsv,
 }
 READERS: dict[str, Reader] = {
-    **{kind + codec: read for kind, read in _LINES.items() for codec in ("", *_CODECS)},
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
+    **{kind + codec: read for kind, read in _LINES.items() for codec in ("", *COMPRESSED)},
+    ".parquet": _read_table,
+    ".arrow": _read_table,
 }

@@ -46,6 +46,12 @@ class HubDataset(Columns):
         """Nothing: the text is not on this disk."""
         return []
 
+    def _names(self, found: Any) -> list[str] | None:
+        """What the numbers in lists of labels stand for, where the data set says so."""
+        features = getattr(found, "features", None) or {}
+        kind = getattr(features.get(self.label_column), "feature", None)
+        return getattr(kind, "names", None)
+
     @property
     def _where(self) -> str:
         parts = [self.dataset, self.name, self.split, self.revision and f"revision {self.revision}"]
@@ -60,13 +66,16 @@ class HubDataset(Columns):
                 "source hub needs the package 'datasets': pip install 'kdpipe[data]'"
             ) from None
         try:
-            yield from load_dataset(
+            found = load_dataset(
                 self.dataset,
                 self.name,
                 split=self.split,
                 revision=self.revision,
                 streaming=True,
             )
+            names = self._names(found)
+            for record in found:
+                yield _named(record, self.label_column, names) if names else record
         except (DatasetsError, OSError, ValueError, RuntimeError) as error:
             if isinstance(explain(error), StorageError):
                 raise
@@ -74,3 +83,12 @@ class HubDataset(Columns):
                 f"{self._where} cannot be read ({first_line(error)}): check its names, and that the"
                 " hub can be reached"
             ) from None
+
+
+def _named(record: Mapping[str, Any], column: str | None, names: list[str]) -> Mapping[str, Any]:
+    """A record whose list of labels has names in the place of their numbers."""
+    labels = record.get(str(column))
+    if not isinstance(labels, list):
+        return record
+    known = dict(enumerate(names))
+    return {**record, str(column): [known.get(label, label) for label in labels]}

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-Label = int | float | str
+
+@dataclass(frozen=True)
+class Span:
+    """Characters of a text, from `begin` to before `end`."""
+
+    begin: int
+    end: int
+
+
+Label = int | float | str | tuple[str, ...] | Span
+"""Of several texts: the tag of each word of a row of words, or the set of labels of a text. A span:
+the answer to `text` in `text_pair`."""
 
 
 class Row(NamedTuple):
@@ -13,3 +25,8 @@ class Row(NamedTuple):
     text: str
     text_pair: str | None = None
     label: Label | None = None
+    words: tuple[str, ...] | None = None
+    """Where the text is given as words: `text` is these, joined by blanks."""
+    doc_stride: int | None = None
+    """Of a question about `text_pair`, which is then read in windows: the tokens of it that a
+    window shares with the one before."""

@@ -8,8 +8,11 @@ from pydantic import Field
 
 from kdpipe.students.checkpoint import FromCheckpoint
 from kdpipe.students.layers import FromTeacher
+from kdpipe.students.recurrent import RecurrentStudent
 from kdpipe.students.shape import FromShape
 
-StudentModel = Annotated[FromTeacher | FromShape | FromCheckpoint, Field(discriminator="kind")]
+StudentModel = Annotated[
+    FromTeacher | FromShape | FromCheckpoint | RecurrentStudent, Field(discriminator="kind")
+]
 
-__all__ = ["FromCheckpoint", "FromShape", "FromTeacher", "StudentModel"]
+__all__ = ["FromCheckpoint", "FromShape", "FromTeacher", "RecurrentStudent", "StudentModel"]

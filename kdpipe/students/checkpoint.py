@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from kdpipe.config import Frozen
+from pydantic import Field
+
 from kdpipe.errors import UsageError
+from kdpipe.students.base import StudentKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kdpipe.encoder import Encoder
+    from kdpipe.tokenizer import Tokenizer
 
 
-class FromCheckpoint(Frozen):
+class FromCheckpoint(StudentKind):
     """An encoder from a folder or the hub; it has to read the same token ids as the teacher."""
 
     kind: Literal["checkpoint"]
@@ -21,26 +25,36 @@ class FromCheckpoint(Frozen):
     """A local folder or a hub id."""
     revision: str | None = None
     """A commit, tag or branch of the hub; None is the default branch."""
+    package: str | None = None
+    """An installed Python package that carries the model's files: read in place of a download."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of `model.safetensors`: any other file is refused."""
 
-    def identity_of_start(self) -> str:
-        """sha256 of all that decides what the checkpoint says."""
+    def folder(self) -> Path:
+        """Where its files are; raises ArtifactError where they cannot be had."""
         from kdpipe.hub import find_model
+
+        return find_model(
+            self.model, revision=self.revision, package=self.package, sha256=self.sha256
+        )
+
+    def inputs(self, root: Path) -> dict[str, str]:
+        """The digest of all that decides what the checkpoint says."""
         from kdpipe.modules import encoder_identity, head_of
 
-        folder = find_model(self.model, revision=self.revision)
-        return encoder_identity(folder, head_of(folder))
+        folder = self.folder()
+        return {"start": encoder_identity(folder, head_of(folder))}
 
-    def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
+    def build(self, teacher: Encoder | None, tokenizer: Tokenizer) -> PreTrainedModel:
         """The transformer; raises UsageError where its vocabulary is too small."""
-        from kdpipe.hub import find_model
         from kdpipe.load import load_encoder
         from kdpipe.modules import head_of
 
-        folder = find_model(self.model, revision=self.revision)
+        folder = self.folder()
         model = load_encoder(folder, head_of(folder)).base
-        if model.config.vocab_size < vocabulary:
+        if model.config.vocab_size < tokenizer.vocabulary:
             raise UsageError(
-                f"{self.model} has {model.config.vocab_size} tokens, the corpus has {vocabulary}:"
-                " start from a checkpoint with the corpus' own tokenizer"
+                f"{self.model} has {model.config.vocab_size} tokens, the corpus has"
+                f" {tokenizer.vocabulary}: start from a checkpoint with the corpus' own tokenizer"
             )
         return model

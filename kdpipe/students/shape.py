@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
 
-from kdpipe.config import Frozen, nearest
+from kdpipe.config import nearest
 from kdpipe.errors import UsageError
+from kdpipe.students.base import StudentKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from kdpipe.encoder import Encoder
+    from kdpipe.tokenizer import Tokenizer
 
 
-class FromShape(Frozen):
+class FromShape(StudentKind):
     """A new model: `model_type` and any config key of that family; the rest has its defaults."""
 
     model_config = ConfigDict(extra="allow")
@@ -24,7 +26,7 @@ class FromShape(Frozen):
     model_type: str = "bert"
     """A Hugging Face model type: `bert`, `roberta`, `distilbert`, `modernbert`, ..."""
 
-    def build(self, teacher: Encoder, vocabulary: int) -> PreTrainedModel:
+    def build(self, teacher: Encoder | None, tokenizer: Tokenizer) -> PreTrainedModel:
         """The transformer; raises UsageError for an unknown model type or key."""
         from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -34,19 +36,22 @@ class FromShape(Frozen):
             known = sorted(CONFIG_MAPPING.keys())
             hint = nearest(self.model_type, known).partition(" allowed")[0]
             raise UsageError(f"model_type {self.model_type!r} is not known to transformers; {hint}")
-        special = {
-            key: value
-            for key in (
-                "pad_token_id",
-                "bos_token_id",
-                "eos_token_id",
-                "cls_token_id",
-                "sep_token_id",
-            )
-            if (value := getattr(teacher.model.config, key, None)) is not None
-        }
-        config = AutoConfig.for_model(self.model_type, vocab_size=vocabulary, **special)
+        config = AutoConfig.for_model(self.model_type, vocab_size=_vocabulary(teacher, tokenizer))
+        config = with_keys(config, _special(config, tokenizer))
         return new_transformer(with_keys(config, self.__pydantic_extra__ or {}))
+
+
+def _vocabulary(teacher: Encoder | None, tokenizer: Tokenizer) -> int:
+    """Embeddings that a model needs; some have more than their tokenizer has tokens."""
+    theirs = 0 if teacher is None else teacher.model.config.vocab_size
+    return max(tokenizer.vocabulary, theirs)
+
+
+def _special(config: PreTrainedConfig, tokenizer: Tokenizer) -> dict[str, int]:
+    """`pad_token_id` and the like, of those that this family has."""
+    known = config.to_dict()
+    ids = {f"{name}_id": tokenizer.backend.token_to_id(t) for name, t in tokenizer.special.items()}
+    return {key: number for key, number in ids.items() if key in known}
 
 
 def with_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> PreTrainedConfig:

@@ -6,9 +6,33 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kdpipe.tasks.agreement import Agreement
 from kdpipe.tasks.fidelity import Fidelity
+from kdpipe.tasks.labelled import Classification, MultiLabel, Regression
+from kdpipe.tasks.question_answering import QuestionAnswering
 from kdpipe.tasks.similarity import Similarity
+from kdpipe.tasks.tagging import Tagging
 
-Task = Annotated[Fidelity | Similarity, Field(discriminator="kind")]
+Task = Annotated[
+    Fidelity
+    | Similarity
+    | Agreement
+    | Classification
+    | MultiLabel
+    | Regression
+    | Tagging
+    | QuestionAnswering,
+    Field(discriminator="kind"),
+]
 
-__all__ = ["Fidelity", "Similarity", "Task"]
+__all__ = [
+    "Agreement",
+    "Classification",
+    "Fidelity",
+    "MultiLabel",
+    "QuestionAnswering",
+    "Regression",
+    "Similarity",
+    "Tagging",
+    "Task",
+]

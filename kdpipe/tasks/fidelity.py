@@ -53,7 +53,13 @@ class Fidelity(Frozen):
                 f" max_rows is {self.max_rows}: raise 'validation' of the corpus, or max_rows"
             )
         sample = held_out.spread(self.max_rows)
-        vectors, teacher = embed_rows(subject, sample), sample.teacher
+        teacher = sample.teacher
+        if teacher is None:
+            raise ArtifactError(
+                "fidelity needs the teacher's embeddings in the first cache: add a target of kind:"
+                " embedding"
+            )
+        vectors = embed_rows(subject, sample)
         scores = {
             "fidelity.recall_at_10": metrics.neighbour_recall(vectors, teacher, 10),
             "fidelity.spearman": metrics.pair_spearman(vectors, teacher),

@@ -1,4 +1,4 @@
-"""Metrics against scipy and against loops that spell the definitions out."""
+"""Likeness of numbers and spaces against scipy and against loops that spell the definitions out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from kdpipe import metrics
+from kdpipe.metrics import vectors as module
 
 Array = npt.NDArray[np.float64]
 
@@ -82,7 +83,7 @@ def test_neighbour_recall_by_its_definition(k: int) -> None:
 def test_neighbour_recall_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, student = random(50, 6), random(50, 4, seed=1)
     whole = metrics.neighbour_recall(student, teacher)
-    monkeypatch.setattr(metrics, "_CHUNK", 50 * 7)
+    monkeypatch.setattr(module, "_CHUNK", 50 * 7)
     assert metrics.neighbour_recall(student, teacher) == whole
 
 
@@ -136,7 +137,7 @@ def test_pair_spearman_of_drawn_pairs() -> None:
 
 
 def test_drawn_pairs_are_of_different_rows() -> None:
-    left, right = metrics._pairs(250, 20_000, 3)
+    left, right = module._pairs(250, 20_000, 3)
     assert len(left) == len(right) == 20_000
     assert not np.any(left == right)
     assert set(left.tolist()) == set(right.tolist()) == set(range(250))

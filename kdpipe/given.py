@@ -1,0 +1,289 @@
+"""Vectors of the user's own in a file, and which of them belongs to which row of a corpus.
+
+Legend: R rows of the corpus, V vectors of the file, D numbers in each. Arrays are mapped and never
+read as a whole. Tables are unpacked into a scratch file, since their rows may have any order.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kdpipe import io
+from kdpipe.corpus import Corpus, text_digest
+from kdpipe.errors import ArtifactError
+from kdpipe.sources.columns import Columns
+from kdpipe.sources.formats import damage_named, first_line, read_batches, records
+from kdpipe.targets.imported import TABLES, Imported
+
+Array = npt.NDArray[Any]
+Integers = npt.NDArray[np.int64]
+Batch = Mapping[str, pa.Array]
+
+_NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_NUMBERS |= {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+_CHUNK = 1024
+"""Vectors of a table that are in memory at a time."""
+_SHOWN = 5
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What a file has for each row of a corpus."""
+
+    values: Tensor
+    """[V, D], mapped."""
+    place: Integers | None
+    """[R]: which vector is that of a row; None: both have the same order."""
+
+    def of(self, first: int, rows: int) -> Tensor:
+        """[rows, D] fp32: those of the rows from `first` on."""
+        if self.place is None:
+            return self.values[first : first + rows].float()
+        return self.values[torch.from_numpy(self.place[first : first + rows])].float()
+
+
+def open_vectors(file: Imported, root: Path, corpus: Corpus, scratch: Path) -> Vectors:
+    """One vector for each row of `corpus`; a table is unpacked in the folder `scratch`.
+
+    Raises:
+        ArtifactError: not there, damaged, no vectors, or not one for each row of the corpus.
+    """
+    path = present(file, root)
+    if file.suffix not in TABLES:
+        return _array(path, corpus)
+    io.make_folder(scratch)
+    with tempfile.TemporaryFile(dir=scratch) as unpacked:
+        width, place = _unpack(file, path, corpus, unpacked)
+        unpacked.flush()
+        # The space is free again as soon as nothing maps it.
+        mapped = np.memmap(unpacked, np.float32, "c", shape=(int(place.max()) + 1, width))
+    return Vectors(torch.from_numpy(mapped), place)
+
+
+def width_of(file: Imported, root: Path, corpus: Corpus) -> int:
+    """D, without writing anything; raises as `open_vectors` does."""
+    path = present(file, root)
+    if file.suffix in TABLES:
+        return _unpack(file, path, corpus, None)[0]
+    return _array(path, corpus).values.shape[1]
+
+
+def present(file: Imported, root: Path) -> Path:
+    """Where it is; raises ArtifactError where it is not."""
+    path = root / file.file
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist: check 'files' in the pipeline file")
+    return path
+
+
+def _array(path: Path, corpus: Corpus) -> Vectors:
+    """Vectors in a `.npy` or `.safetensors` file."""
+    try:
+        values, rows = (_npy(path), None) if path.suffix.lower() == ".npy" else _tensors(path)
+    except (ValueError, TypeError, EOFError, SafetensorError) as error:
+        reason = first_line(error)
+        raise ArtifactError(f"{path} cannot be read ({reason}): write it again") from None
+    if values.dtype not in _NUMBERS or values.ndim not in {1, 2} or 0 in values.shape:
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ArtifactError(
+            f"{path} is {kind} of the shape {[*values.shape]}, not a vector of numbers for each"
+            " row: write it as [rows, width]"
+        )
+    values = values.reshape(len(values), -1)
+    if rows is None:
+        _refuse_other_count(path, len(values), corpus)
+        return Vectors(values, None)
+    if rows.dtype.kind != "i" or rows.shape != values.shape[:1]:
+        raise ArtifactError(
+            f"{path} has {len(values)} vectors, but 'rows' is {rows.dtype} of the shape"
+            f" {[*rows.shape]}: give each vector the number of its row, as int64"
+        )
+    where, place = f"{path}: tensor 'rows'", np.full(corpus.facts.rows, -1)
+    numbers = rows.astype(np.int64)
+    _refuse_outside(where, numbers, corpus)
+    _refuse_repeated(where, numbers, _put(place, numbers, 0))
+    _refuse_missing(path, place, corpus)
+    return Vectors(values, place)
+
+
+def _npy(path: Path) -> Tensor:
+    # Not numpy.load, which also opens archives and, if it may, pickles.
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
+
+
+def _tensors(path: Path) -> tuple[Tensor, Array | None]:
+    """`values`, and `rows` where there are any."""
+    with safe_open(path, framework="pt") as tensors:
+        names = [*tensors.keys()]
+        if "values" not in names:
+            raise ArtifactError(
+                f"{path} has no tensor 'values', but {', '.join(names)}: rename the right one"
+            )
+        rows = tensors.get_tensor("rows").numpy() if "rows" in names else None
+        return tensors.get_tensor("values"), rows
+
+
+def _unpack(
+    file: Imported, path: Path, corpus: Corpus, unpacked: IO[bytes] | None
+) -> tuple[int, Integers]:
+    """D, and [R] which of the vectors, written to `unpacked` as fp32, is that of each row."""
+    key_of_row = np.arange(corpus.facts.rows)
+    find = functools.partial(_by_number, file, path, corpus)
+    if file.text_column is not None:
+        texts, key_of_row = np.unique(corpus.text_digests, return_inverse=True)
+        find = functools.partial(_by_text, file, path, corpus, texts)
+    place = np.full(int(key_of_row.max()) + 1, -1)
+    read = written = width = 0
+    with damage_named(path):
+        for batch in _chunks(path, file):
+            column = batch[file.value_column]
+            there = column.is_valid().to_numpy(zero_copy_only=False)
+            vectors = _vectors(column, f"{path}: column {file.value_column!r}", read, width)
+            width = vectors.shape[1]
+            keys = np.where(there, find(batch, read), -1)
+            kept = _put(place, keys, written)
+            if file.text_column is None:
+                _refuse_repeated(f"{path}: column {file.id_column!r}", keys, kept)
+            if unpacked is not None:
+                unpacked.write(vectors[kept[there]].tobytes())
+            read, written = read + len(keys), written + int(kept.sum())
+    if file.id_column is None and file.text_column is None:
+        _refuse_other_count(path, read, corpus)
+    place = place[key_of_row]
+    _refuse_missing(path, place, corpus)
+    return width, place
+
+
+def _chunks(path: Path, file: Imported) -> Iterator[Batch]:
+    """The columns that matter, some rows at a time, also where a batch has more."""
+    keys = (file.id_column, file.text_column, file.text_pair_column)
+    needed = dict.fromkeys([*(key for key in keys if key is not None), file.value_column])
+    for batch in read_batches(path, [*needed]):
+        for first in range(0, len(batch[file.value_column]), _CHUNK):
+            yield {name: column.slice(first, _CHUNK) for name, column in batch.items()}
+
+
+def _vectors(column: pa.Array, what: str, read: int, width: int) -> Array:
+    """[valid rows, D] fp32; `width` is that of the rows before, 0 where there are none."""
+    lists = any(check(column.type) for check in _LISTS)
+    there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    valid = column.drop_null()
+    numbers = valid.flatten() if lists else valid
+    if not (pa.types.is_floating(numbers.type) or pa.types.is_integer(numbers.type)):
+        raise ArtifactError(
+            f"{what} is {column.type}, not lists of numbers: choose another value_column"
+        )
+    lengths = np.ones(len(there), np.int64)
+    if lists:
+        lengths = pa.compute.list_value_length(valid).to_numpy(zero_copy_only=False)
+    wanted = width or (int(lengths[0]) if len(lengths) else 0)
+    wrong = np.flatnonzero((lengths != wanted) | (lengths == 0))
+    if len(wrong):
+        row, found = read + int(there[wrong[0]]) + 1, int(lengths[wrong[0]])
+        rest = f", those before it have {wanted}" if found else ""
+        raise ArtifactError(f"{what}: row {row} has {found} numbers{rest}: mend the file")
+    with np.errstate(over="ignore"):
+        values = numbers.to_numpy(zero_copy_only=False).astype(np.float32)
+    return np.asarray(values.reshape(len(there), wanted))
+
+
+def _by_number(file: Imported, path: Path, corpus: Corpus, batch: Batch, read: int) -> Integers:
+    """[rows of the batch]: the row of the corpus that each is about, -1 behind the last."""
+    if file.id_column is None:
+        numbers = np.arange(read, read + len(batch[file.value_column]))
+        return np.where(numbers < corpus.facts.rows, numbers, -1)
+    column, where = batch[file.id_column], f"{path}: column {file.id_column!r}"
+    if not pa.types.is_integer(column.type) or column.null_count:
+        kind = "a null" if column.null_count else str(column.type)
+        raise ArtifactError(f"{where} has {kind} where each value is the number of a row: mend it")
+    found = np.array(column.to_numpy(), np.int64)
+    _refuse_outside(where, found, corpus)
+    return found
+
+
+def _by_text(
+    file: Imported, path: Path, corpus: Corpus, texts: Array, batch: Batch, read: int
+) -> Integers:
+    """[rows of the batch]: which of the different texts of the corpus each has, -1 for none."""
+    block = corpus.block(0)
+    assert file.text_column is not None
+    columns = Columns(
+        text_column=file.text_column,
+        text_pair_column=file.text_pair_column,
+        split_words=block.words is not None,
+    )
+    if (block.second_at is not None) != (file.text_pair_column is not None):
+        pairs, remedy = ("pairs", "give") if block.second_at is not None else ("texts", "take out")
+        raise ArtifactError(f"{path}: {corpus.folder} has {pairs}: {remedy} text_pair_column")
+    digests, numbers = [], []
+    read_as = {name: batch[name] for name in columns.needed}
+    for number, (where, record) in enumerate(records(read_as, path, read)):
+        for row in columns.convert(record, where):
+            digests.append(text_digest(row.text, row.text_pair))
+            numbers.append(number)
+    found = np.frombuffer(b"".join(digests), "V16")
+    places = np.searchsorted(texts, found).clip(max=len(texts) - 1)
+    keys = np.full(len(batch[file.value_column]), -1)
+    keys[numbers] = np.where(texts[places] == found, places, -1)
+    return keys
+
+
+def _put(place: Integers, keys: Integers, first: int) -> npt.NDArray[np.bool_]:
+    """Number the vectors from `first` on whose keys have none yet; which ones these are."""
+    kept = np.zeros(len(keys), np.bool_)
+    asked = np.flatnonzero(keys >= 0)
+    _, firsts = np.unique(keys[asked], return_index=True)
+    fresh = asked[firsts]
+    kept[fresh[place[keys[fresh]] < 0]] = True
+    place[keys[kept]] = first + np.arange(int(kept.sum()))
+    return kept
+
+
+def _refuse_outside(where: str, numbers: Integers, corpus: Corpus) -> None:
+    outside = numbers[(numbers < 0) | (numbers >= corpus.facts.rows)]
+    if len(outside):
+        raise ArtifactError(
+            f"{where} names row {outside[0]}, {corpus.folder} has rows 0 to"
+            f" {corpus.facts.rows - 1}: number the rows as the corpus does, or use text_column"
+        )
+
+
+def _refuse_repeated(where: str, numbers: Integers, kept: npt.NDArray[np.bool_]) -> None:
+    repeated = numbers[(numbers >= 0) & ~kept]
+    if len(repeated):
+        raise ArtifactError(f"{where} names row {repeated[0]} twice: keep one vector for each row")
+
+
+def _refuse_other_count(path: Path, found: int, corpus: Corpus) -> None:
+    facts = corpus.facts
+    if found != facts.rows:
+        raise ArtifactError(
+            f"{path} has {found} vectors, {corpus.folder} has {facts.rows} rows (blank texts and"
+            f" {facts.duplicates} repeated ones were left out): set deduplicate: false for it, or"
+            " find rows by id_column or text_column of a table"
+        )
+
+
+def _refuse_missing(path: Path, place: Integers, corpus: Corpus) -> None:
+    missing = np.flatnonzero(place < 0)
+    if len(missing):
+        shown = ", ".join(str(row) for row in missing[:_SHOWN])
+        more = ", ..." if len(missing) > _SHOWN else ""
+        raise ArtifactError(
+            f"{path} has nothing for {len(missing)} of {len(place)} rows of {corpus.folder} (row"
+            f" {shown}{more}): give every row a vector; texts must be just as in the sources"
+        )

@@ -1,0 +1,138 @@
+"""A cache of what some teacher has said already: the user's own files, block by block into shards.
+
+From there on nothing tells it apart from the cache of a teacher that was run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from kdpipe import io, storage
+from kdpipe.activations import Dims
+from kdpipe.cache import CacheFacts
+from kdpipe.corpus import BlockFacts, Corpus
+from kdpipe.errors import ArtifactError, NonFiniteError
+from kdpipe.given import open_vectors, present, width_of
+from kdpipe.parts import PartName
+from kdpipe.pipeline import CacheSpec
+from kdpipe.progress import Progress
+from kdpipe.store import Store
+from kdpipe.targets import Imported, Question
+from kdpipe.teacher import Asking, Todo
+
+_SAYS_NOTHING = {"file", "storage"}
+"""Keys of a file that do not change its vectors: where it is, and how a shard keeps them."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Importing(Asking):
+    """Files in place of a teacher; `teacher` is the digest of all that they say."""
+
+    def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
+        """The whole question, the digest of which names the shard.
+
+        Rows are found by number or by text, of which the tokens of a block tell neither: the name
+        of a block stands for all that is in it.
+        """
+        return super().full(block, question) | {"tokens": block.name}
+
+
+def importing(corpus: Corpus, spec: CacheSpec, root: Path) -> Importing:
+    """What a cache of files asks; raises ArtifactError where one of them is not there."""
+    said = [
+        [
+            {key: value for key, value in file.identity().items() if key not in _SAYS_NOTHING},
+            io.digest_file(present(file, root)),
+        ]
+        for file in spec.files
+    ]
+    return Importing(corpus, io.identity(said), spec, "fp32")
+
+
+def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> CacheFacts:
+    """Put what is missing into the store; what the finished cache is.
+
+    Raises:
+        ArtifactError: a file is damaged, or has not one vector for each row of the corpus.
+        NonFiniteError: a vector is NaN or Inf as it is kept; rows are named.
+    """
+    total = sum(item.block.rows * len(item.questions) for item in todo)
+    with Progress("cache-teacher", total=total, unit="rows") as bar:
+        for file in asking.spec.files:
+            (question,) = file.questions()
+            items = [item for item in todo if question in item.questions]
+            if not items:
+                continue
+            vectors = open_vectors(file, root, asking.corpus, store.root)
+            _refuse_width(file, vectors.values.shape[1])
+            for item in items:
+                kept = storage.encode(
+                    vectors.of(item.block.first_row, item.block.rows), question.storage
+                )
+                _refuse_non_finite(file, question, kept, item.block)
+                store.put(asking.full(item.block, question), kept, {"file": file.file})
+                bar.advance(item.block.rows, note=question.name)
+    return _facts(asking, store)
+
+
+def dims(asking: Importing, root: Path) -> Dims:
+    """What there is to import; raises as `take_over` does, but for vectors that are not finite."""
+    widths = dict[PartName, int]()
+    for file in asking.spec.files:
+        widths[file.part] = width_of(file, root, asking.corpus)
+        _refuse_width(file, widths[file.part])
+    classes = next((file.names for file in asking.spec.files if file.part == "logits"), ())
+    return Dims(widths.get("embedding", 0), hidden=0, layers=0, heads=0, classes=classes)
+
+
+def _refuse_width(file: Imported, width: int) -> None:
+    if file.part == "logits" and width != len(file.names):
+        raise ArtifactError(
+            f"{file.file} has {width} logits a row, expected {len(file.names)}"
+            f" ({', '.join(file.names[:_SHOWN])}): mend 'classes' or 'problem_type'"
+        )
+
+
+def _refuse_non_finite(
+    file: Imported, question: Question, kept: dict[str, Tensor], block: BlockFacts
+) -> None:
+    bad = storage.not_finite(kept).nonzero().flatten().tolist()
+    if bad:
+        shown = ", ".join(str(block.first_row + row) for row in bad[:_SHOWN])
+        more = " and more" if len(bad) > _SHOWN else ""
+        larger = "" if question.storage == "fp32" else ", or set storage: fp32 if it has them not"
+        raise NonFiniteError(
+            f"{file.file} is NaN or Inf in {question.storage} for row {shown}{more} of the corpus:"
+            f" mend the file{larger}"
+        )
+
+
+def _facts(asking: Importing, store: Store) -> CacheFacts:
+    """What the shards and the section of the pipeline file say."""
+    widths = dict[PartName, int]()
+    for question in asking.questions:
+        key = store.key(asking.full(asking.corpus.facts.blocks[0], question))
+        with safe_open(store.path(key), framework="pt") as shard:
+            widths[question.part] = shard.get_slice("values").get_shape()[1]
+    logits = next((file for file in asking.spec.files if file.part == "logits"), None)
+    return CacheFacts(
+        teacher=asking.teacher,
+        tokenizer=asking.corpus.facts.tokenizer,
+        dtype=asking.dtype,
+        difference=None,
+        embedding_width=widths.get("embedding", 0),
+        hidden_width=0,
+        layers=0,
+        heads=0,
+        classes=() if logits is None else logits.names,
+        problem=None if logits is None else logits.problem,
+        relative=False,
+        rows=asking.corpus.facts.rows,
+        questions=tuple(asking.questions),
+    )

@@ -1,0 +1,37 @@
+"""What every kind of student has: a model to build, and files it may start from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.config import Frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from kdpipe.encoder import Encoder
+    from kdpipe.tokenizer import Tokenizer
+
+
+class StudentKind(Frozen, ABC):
+    """How a student comes into being."""
+
+    kind: str
+
+    @abstractmethod
+    def build(self, teacher: Encoder | None, tokenizer: Tokenizer) -> PreTrainedModel:
+        """The model before training; no teacher: there is none, or it reads other tokens.
+
+        Raises:
+            UsageError: what cannot be built.
+        """
+
+    def files(self) -> list[str]:
+        """Files of the user's own that it starts from."""
+        return []
+
+    def inputs(self, root: Path) -> dict[str, str]:
+        """Digests of what it starts from beside its section and its caches, by name."""
+        return {}

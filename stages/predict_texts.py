@@ -1,0 +1,74 @@
+"""Stage `predict`: ask a model about new text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdpipe.options import Device
+
+Folder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")]
+Text = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Texts: .txt, .tsv, .jsonl, ...; or questions.")
+]
+Output = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help=".jsonl for labels, .npy for embeddings.")
+]
+TextColumn = Annotated[
+    str, typer.Option("--text-column", help="The column of the text, where there are columns.")
+]
+PairColumn = Annotated[
+    str | None, typer.Option("--text-pair-column", help="The column of the second text of a pair.")
+]
+DocStride = Annotated[
+    int,
+    typer.Option("--doc-stride", min=0, help="Tokens that windows of a long context share."),
+]
+
+
+def predict(
+    model: Folder,
+    file: Text,
+    output: Output,
+    text_column: TextColumn = "text",
+    text_pair_column: PairColumn = None,
+    doc_stride: DocStride = 128,
+    device: Device = "auto",
+) -> None:
+    """Write what a model says about each row of a file, blank ones too, in the order of the rows.
+
+    A classifier gives a label and its probability, a tagger a tag for each word (texts are cut into
+    words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line), a regressor a
+    number; a model without such a head gives embeddings. A model
+    that answers questions reads them from .json of SQuAD, or from .jsonl, .parquet or .arrow with
+    columns id, question and context, and gives answers with the probability of both their ends.
+
+    Example: kdpipe predict artifacts/students/small my.txt vectors.npy
+    """
+    from kdpipe import io, predict
+    from kdpipe.errors import UsageError
+    from kdpipe.progress import say
+    from kdpipe.sources import Squad
+
+    subject = predict.open_subject(model, device)
+    problem = subject.encoder.dims.problem
+    suffix = ".npy" if subject.encoder.answers is None else ".jsonl"
+    if output.suffix != suffix:
+        raise UsageError(f"{output}: {model} gives {suffix} files: end its name in {suffix}")
+    rows = predict.rows_of(file, problem, text_column, text_pair_column)
+    if problem is None:
+        said = predict.embeddings(subject, rows)
+        data, count = predict.npy(said), len(said)
+    else:
+        questions = Squad(kind="squad", files=(str(file),)).questions(Path())
+        found = (
+            predict.answers(subject, questions, doc_stride)
+            if problem == "span"
+            else predict.records(subject, rows)
+        )
+        lines = list(found)
+        data, count = b"".join(lines), len(lines)
+    io.write_file(output, data)
+    say(f"{output}: {count:,} rows")

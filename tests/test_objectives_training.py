@@ -1,0 +1,139 @@
+"""Objectives within a whole student: learning rates, resuming, several teachers, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdpipe import checkpoint, job, train, write_corpus
+from kdpipe.activations import Dims
+from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.parts import LOGITS
+from kdpipe.pipeline import StudentSpec
+from kdpipe.terms import Terms
+from tests.pieces import make_cache, make_corpus, new_project, sentences
+from tests.seen import (
+    SINGLE,
+    E,
+)
+
+
+@pytest.fixture
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
+    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+
+
+def new_job(objectives: list[dict[str, Any]], **more: Any) -> job.Job:
+    """A student of two of the teacher's four layers, half as wide; the corpus has no labels."""
+    settings = {"tokens_per_batch": 256, "bf16": False, "max_steps": 6, "learning_rate": 1e-3}
+    spec = {
+        "caches": ["said"],
+        "model": {"kind": "teacher_layers", "layers": [1, 4], "hidden_size": 16},
+        "embedding_size": 32,
+        "objectives": objectives,
+        "train": settings,
+    }
+    root = Path.cwd()
+    place = new_project(root, sentences(60), students={"s": spec | more})
+    if not place.corpus_folder("text").exists():
+        make_cache(place, make_corpus(place))
+    corpus, caches = place.inputs("s")
+    return job.prepare(place, "s", corpus, caches, "cpu")
+
+
+FAST = [
+    {"kind": "embedding"},
+    {"kind": "hidden", "layers": {1: 2}, "learning_rate": 0.01},
+    {"kind": "hidden", "layers": {0: 0}, "projection": "tanh"},
+]
+
+
+@pytest.mark.usefixtures("project", "_small_blocks")
+def test_projections_have_the_learning_rate_that_they_are_given():
+    work = new_job(FAST)
+    groups = train._groups(work.spec.train, work.run.student, work.run.terms)
+    names = {id(p): name for name, p in work.run.modules.named_parameters()}
+    rates = {
+        names[id(parameter)]: (round(group["share"] * 1e-3, 9), group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    prefix = "terms.projections"
+    assert {name: rate for name, rate in rates.items() if name.startswith("terms")} == {
+        f"{prefix}.1-hidden.1.weight": (0.01, 0.01),
+        f"{prefix}.1-hidden.1.bias": (0.01, 0.0),
+        f"{prefix}.2-hidden.0.0.weight": (1e-3, 0.01),
+        f"{prefix}.2-hidden.0.0.bias": (1e-3, 0.0),
+    }
+    trained = {name for name, p in work.run.modules.named_parameters() if p.requires_grad}
+    assert rates.keys() == trained
+    assert {rate for name, (rate, _) in rates.items() if not name.startswith("terms")} == {1e-3}
+    step = next(iter(train.fit(work.run)))
+    found = {round(g["lr"] / step.learning_rate, 6) for g in work.run.optimizer.param_groups}
+    assert found == {1.0, 10.0}
+
+
+@pytest.mark.usefixtures("project", "_small_blocks")
+def test_projections_with_a_rate_of_their_own_resume_to_the_bit():
+    straight = new_job(FAST)
+    first = {k: v.clone() for k, v in straight.run.modules.state_dict().items()}
+    runs = Path.cwd() / "runs"
+    job.carry_out(straight, runs / "straight")
+    stopped = new_job(FAST)
+    for step in train.fit(stopped.run):
+        if step.number == 3:
+            checkpoint.save(runs / "stopped", stopped.run, vars(stopped.log))
+            break
+    resumed = new_job(FAST)
+    job.carry_out(resumed, runs / "stopped")
+    one, other = (work.run.modules.state_dict() for work in (straight, resumed))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    moved = {name for name in one if not torch.equal(one[name], first[name])}
+    assert {name for name in one if "projections" in name} <= moved
+
+
+@pytest.mark.usefixtures("project", "_small_blocks")
+@pytest.mark.parametrize(
+    ("objective", "head", "kind", "message"),
+    [
+        ({"kind": "labels"}, {"kind": "sequence", "classes": ["a", "b"]}, UsageError,
+         "objective 'labels' needs labels, the corpus has none: set label_column of its sources"),
+        ({"kind": "labels"}, {"kind": "sequence"}, UsageError,
+         "the head of the student needs classes, the corpus has 0 different labels: set"
+         " label_column of its sources, or 'classes' of the head"),
+        ({"kind": "logits"}, {"kind": "sequence", "classes": ["a", "b"]}, UsageError,
+         "objective 'logits': the teacher has no logits: use a teacher that was trained for the"
+         " task"),
+        ({"kind": "logits"}, None, UsageError,
+         "objective 'logits': the student has no logits: give the student a head"),
+        ({"kind": "relation", "layers": {1: 1}}, None, ArtifactError,
+         "cache 'said' lacks key of layer 1, query of layer 1, value of layer 1, which the"
+         " objectives need: add the targets to the cache and run 'kdpipe cache-teacher'"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said_before_the_first_step(objective, head, kind, message):
+    with pytest.raises(kind) as caught:
+        new_job([objective], head=head, embedding_size=None)
+    assert str(caught.value) == message
+
+
+def test_several_teachers_have_to_fit_one_by_one():
+    spec = StudentSpec.model_validate(
+        {
+            "caches": ["x", "y"],
+            "model": {"kind": "shape"},
+            "objectives": [{"kind": "logits", "average": {"x": 1.0, "y": 3.0}}],
+        }
+    )
+    fits, other = Dims(5, E, 4, problem=SINGLE, classes=("a", "b")), Dims(5, E, 4)
+    terms = Terms(spec, fits, {"x": fits, "y": fits})
+    assert terms.terms[0].caches == {"x": 0.25, "y": 0.75}
+    assert terms.needs_of_teachers() == {"x": {LOGITS}, "y": {LOGITS}}
+    for teachers in ({"x": fits, "y": other}, {"x": other, "y": fits}):
+        with pytest.raises(UsageError, match="the teacher has no logits"):
+            Terms(spec, fits, teachers)
