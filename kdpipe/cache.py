@@ -59,6 +59,8 @@ class CacheFacts(Frozen):
     """What the teacher's logits mean; null without logits."""
     relative: bool
     """Whether its attention also depends on positions that queries and keys do not show."""
+    vocabulary: int = 0
+    """Logits of a token, where the teacher is a masked language model."""
     rows: int
     questions: tuple[Question, ...]
     """The files of the manifest are, block by block, the answers to these in their order."""
@@ -91,6 +93,12 @@ class Cache:
             classes=facts.classes,
             problem=facts.problem,
             relative=facts.relative,
+            vocabulary=facts.vocabulary,
+            masked=max(
+                (part for part in self.provides if part.top_k is not None),
+                key=lambda part: (part.only_masked, part.top_k),
+                default=None,
+            ),
         )
 
     def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:
@@ -102,13 +110,13 @@ class Cache:
         return Activations(lengths, values)
 
     def _gather(self, rows: npt.NDArray[np.int64], number: int, part: Part) -> Tensor:
-        """[R, D] for a question about rows, [N, D] for one about tokens."""
+        """[R, D] for a question about rows, [N, D] for one about tokens, or masked ones."""
         pieces: dict[str, list[Tensor]] = {}
         for row in rows.tolist():
             index, place = self.corpus.locate(row)
             first, last = place, place + 1
             if part.per_token:
-                starts = self.corpus.block(index).starts
+                starts = self.corpus.block(index).starts_of(part)
                 first, last = int(starts[place]), int(starts[place + 1])
             for name, tensor in self._shard(index, number).items():
                 pieces.setdefault(name, []).append(tensor[first:last])
@@ -118,7 +126,6 @@ class Cache:
     def _shard(self, index: int, number: int) -> dict[str, Tensor]:
         """Views into one shard, whose digest is checked before its first use."""
         question = self.facts.questions[number]
-        block = self.corpus.facts.blocks[index]
         file = self.manifest.files[index * len(self.facts.questions) + number]
         path = artifact.check(self.folder, file, f"{REMEDY} with --verify, which computes it again")
         try:
@@ -128,7 +135,7 @@ class Cache:
             raise ArtifactError(
                 f"{path} cannot be read ({error}): {REMEDY} with --verify"
             ) from None
-        vectors = block.tokens if question.what.per_token else block.rows
+        vectors = int(self.corpus.block(index).starts_of(question.what)[-1])
         if "values" not in tensors or any(len(tensor) != vectors for tensor in tensors.values()):
             raise ArtifactError(f"{path} does not have {vectors} vectors: {REMEDY} with --verify")
         return tensors

@@ -26,9 +26,12 @@ _PIPELINES: dict[HeadKind | None, tuple[str, tuple[str, ...]]] = {
     "sequence": ("text-classification", ("text-classification", *_TAGS)),
     "token": ("token-classification", ("token-classification", *_TAGS)),
     "span": ("question-answering", ("question-answering", *_TAGS)),
+    "mlm": ("fill-mask", ("fill-mask", *_TAGS)),
 }
 """Head -> what transformers calls its use, and tags."""
 _GIVEN = "a model whose answers were given in files"
+_SPELT = {"kdpipe-cnn-lstm", "kdpipe-id-cnn"}
+"""Small nets that read characters or shapes of words."""
 _SHOWN = 5
 """Classes that are named."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -89,6 +92,8 @@ class CardFacts(Frozen):
     problem: Problem | None = None
     """What its logits mean."""
     classes: tuple[str, ...] = ()
+    model_type: str = ""
+    """What transformers calls the family, or kdpipe, of whose own it is a small net."""
     table: str
     """What `evaluate` measured, as Markdown; empty before that."""
 
@@ -127,6 +132,7 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
         ),
         start=_words(student["model"]),
         objectives=tuple(_words(objective) for objective in student["objectives"]),
+        model_type=str(read_json(folder / "config.json").get("model_type", "")),
         table=table,
         **{
             key: story["shape"][key]
@@ -176,6 +182,7 @@ def _what(facts: CardFacts) -> str:
             "sequence": f"each text ({_some(facts.classes)})",
             "token": f"each word of a text ({_some(facts.classes)})",
             "span": "where in a text the answer to a question begins and ends",
+            "mlm": "each masked token of a text",
         }[facts.head]
         source = (
             "from labels" if facts.teacher is None else f"from {facts.teacher}, by distillation"
@@ -208,36 +215,55 @@ def _some(classes: tuple[str, ...]) -> str:
 
 
 def _use(facts: CardFacts) -> str:
+    if facts.model_type in _SPELT:
+        return _command(facts)
     if facts.head is not None:
         prompt = f"\n\nPut {facts.prompt!r} before every text." if facts.prompt else ""
-        return f"""```python
-{_answering(facts) if facts.head == "span" else _labelling(facts)}
-```{prompt}"""
+        code = _answering(facts) if facts.head == "span" else _labelling(facts)
+        return f"{_python(facts, code)}{prompt}"
     prompt = f"\n\nIt puts {facts.prompt!r} before every text." if facts.prompt else ""
-    return f"""With sentence-transformers:
-
-```python
-from sentence_transformers import SentenceTransformer
+    code = f"""from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/to/{facts.name}")
 vectors = model.encode(["The cat sleeps.", "A cat is asleep."])
-print(model.similarity(vectors, vectors))
-```{prompt}
+print(model.similarity(vectors, vectors))"""
+    return f"""With sentence-transformers:
+
+{_python(facts, code)}{prompt}
 
 With transformers alone:
 
-```python
-{_plain(facts)}
+{_python(facts, _plain(facts))}"""
+
+
+def _command(facts: CardFacts) -> str:
+    """How to use a model that reads more of a word than its id."""
+    output = "vectors.npy" if facts.head is None else "labels.jsonl"
+    return f"""It reads words and how they are written, which no tokenizer of transformers tells it:
+
+```
+pip install kdpipe
+kdpipe predict path/to/{facts.name} my.txt {output}
 ```"""
 
 
+def _python(facts: CardFacts, code: str) -> str:
+    """A block of Python; a small net of kdpipe's own has to be made known first."""
+    known = facts.model_type.startswith("kdpipe-")
+    lines = ["import kdpipe.nets.pretrained  # pip install kdpipe: the net is not of transformers"]
+    return "\n".join(["```python", *(lines if known else []), code, "```"])
+
+
 def _labelling(facts: CardFacts) -> str:
-    """Python that gives labels, or a number."""
+    """Python that gives labels, a number, or guesses of a masked token."""
     several = ", top_k=None" if facts.problem == "multi_label_classification" else ""
+    text = '"The cat sleeps on the stove."'
+    if facts.head == "mlm":
+        text = 'f"The cat sleeps on the {model.tokenizer.mask_token}."'
     return f"""from transformers import pipeline
 
 model = pipeline("{_PIPELINES[facts.head][0]}", model="path/to/{facts.name}")
-print(model("The cat sleeps on the stove."{several}))"""
+print(model({text}{several}))"""
 
 
 def _answering(facts: CardFacts) -> str:

@@ -7,6 +7,7 @@ one before it does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
     if run.best:
         parts["best"] = run.best
     for name, tensors in parts.items():
-        here = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-        io.write_file(target / f"{name}.safetensors", safetensors_bytes(here))
+        io.write_file(target / f"{name}.safetensors", safetensors_bytes(_apart(tensors)))
     digests = {name: io.digest_file(target / f"{name}.safetensors") for name in parts}
     state = {"progress": vars(run.progress), "log": log, "digests": digests}
     # The order of keys is kept: the columns of the log and the manifest follow it.
@@ -60,6 +60,18 @@ def resume(folder: Path, run: Run) -> dict[str, Any]:
         log: dict[str, Any] = state["log"]
         return log
     return {}
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU; tied weights with memory of their own under each name, as safetensors wants."""
+    kept: dict[str, Tensor] = {}
+    seen = set[int]()
+    for name, tensor in tensors.items():
+        here = tensor.detach().to("cpu").contiguous()
+        memory = here.untyped_storage().data_ptr()
+        kept[name] = here.clone() if memory in seen else here
+        seen.add(memory)
+    return kept
 
 
 def _found(folder: Path) -> list[Path]:

@@ -21,7 +21,10 @@ import pyarrow as pa
 from kdpipe import artifact, io
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
-from kdpipe.tokenizer import Encoded
+from kdpipe.masking import UNMASKED
+from kdpipe.nets.features import spelling_array
+from kdpipe.parts import MASKED_LOGITS, Part
+from kdpipe.tokenizer import Encoded, spelled
 
 KIND = "kdpipe.corpus"
 REMEDY = "run 'kdpipe tokenize'"
@@ -35,6 +38,8 @@ class BlockFacts(Frozen):
     first_row: int
     rows: int
     tokens: int
+    masked: int = 0
+    """Tokens that are hidden from models."""
     tokens_digest: str
     """sha256 of the token ids and lengths: what a teacher's answer depends on."""
 
@@ -46,6 +51,8 @@ class CorpusFacts(Frozen):
     held_out: int
     """Rows that no student trains on."""
     tokens: int
+    masked: int = 0
+    """Tokens that are hidden from models."""
     longest: int
     """Tokens of the longest row."""
     cut_rows: int
@@ -55,6 +62,8 @@ class CorpusFacts(Frozen):
     tokenizer: str
     """Fingerprint of the effective tokenizer."""
     vocabulary: int
+    by_words: bool = False
+    """Whether its tokens are whole words, so that models may read how these are written."""
     max_seq_length: int
     prompt: str
     prompt_tokens: int
@@ -84,6 +93,36 @@ class Block:
     """[R] lists of text; None where rows are not given as words."""
     word_of: npt.NDArray[np.int32] | None
     """[N]: place in the row's words, -1 for other tokens; None as for `words`."""
+    original: npt.NDArray[np.int32] | None
+    """[N]: the id that stood at a masked place, -100 at others; None where nothing is masked."""
+
+    def starts_of(self, part: Part) -> npt.NDArray[np.integer[Any]]:
+        """[R + 1]: where each row begins among the vectors of a part."""
+        if not part.per_token:
+            return np.arange(len(self.starts))
+        return self._masked_starts if part.only_masked else self.starts
+
+    @functools.cached_property
+    def spelling(self) -> npt.NDArray[np.uint8]:
+        """[N, 1 + C]: of the word of each token, as `Encoded` has it."""
+        assert self.words is not None
+        assert self.word_of is not None
+        words = self.words.values.dictionary_encode()
+        return spelled(
+            spelling_array(words.dictionary.to_pylist()),
+            words.indices.to_numpy(),
+            self.words.offsets.to_numpy()[:-1],
+            self.word_of,
+            np.diff(self.starts),
+        )
+
+    @functools.cached_property
+    def _masked_starts(self) -> npt.NDArray[np.int64]:
+        masked = np.zeros(len(self.ids), np.bool_)
+        if self.original is not None:
+            masked = self.original != UNMASKED
+        starts: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(masked)])[self.starts]
+        return starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +139,12 @@ class Corpus:
         """[R]: tokens of each row."""
         blocks = [np.diff(self.block(index).starts) for index in range(len(self.facts.blocks))]
         return np.concatenate(blocks).astype(np.int32)
+
+    @functools.cached_property
+    def masked(self) -> npt.NDArray[np.int64]:
+        """[R]: masked tokens of each row."""
+        blocks = [self.block(index) for index in range(len(self.facts.blocks))]
+        return np.concatenate([np.diff(block.starts_of(MASKED_LOGITS)) for block in blocks])
 
     @functools.cached_property
     def held_out(self) -> npt.NDArray[np.bool_]:
@@ -138,7 +183,7 @@ class Corpus:
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Encoded:
         """Rows in any order, copied together."""
-        ids, words = list[npt.NDArray[Any]](), list[npt.NDArray[Any]]()
+        ids, words, original, spelling = (list[npt.NDArray[Any]]() for _ in range(4))
         lengths, second_at = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         pairs = False
         for index, (block, place) in enumerate(self._places(rows)):
@@ -146,11 +191,20 @@ class Corpus:
             ids.append(block.ids[start:end])
             if block.word_of is not None:
                 words.append(block.word_of[start:end])
+            if block.original is not None:
+                original.append(block.original[start:end])
+            if self.facts.by_words:
+                spelling.append(block.spelling[start:end])
             lengths[index] = end - start
             pairs = pairs or block.second_at is not None
             second_at[index] = lengths[index] if block.second_at is None else block.second_at[place]
         return Encoded(
-            _joined(ids), lengths, second_at if pairs else None, _joined(words) if words else None
+            _joined(ids),
+            lengths,
+            second_at if pairs else None,
+            _joined(words) if words else None,
+            _joined(original) if original else None,
+            np.concatenate(spelling) if spelling else None,
         )
 
     def all_of(self, index: int) -> Encoded:
@@ -158,8 +212,10 @@ class Corpus:
         block = self.block(index)
         second_at = None if block.second_at is None else block.second_at.astype(np.int64)
         word_of = None if block.word_of is None else block.word_of.astype(np.int64)
+        original = None if block.original is None else block.original.astype(np.int64)
         lengths = np.diff(block.starts).astype(np.int64)
-        return Encoded(block.ids.astype(np.int64), lengths, second_at, word_of)
+        spelling = block.spelling if self.facts.by_words else None
+        return Encoded(block.ids.astype(np.int64), lengths, second_at, word_of, original, spelling)
 
     def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
         """The label of each row: None, int, float, str, or list of str.
@@ -201,7 +257,9 @@ def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:
     return Corpus(folder, manifest, digest, facts)
 
 
-def schema(vocabulary: int, *, pairs: bool, words: bool, label: pa.DataType | None) -> pa.Schema:
+def schema(
+    vocabulary: int, *, pairs: bool, words: bool, masked: bool, label: pa.DataType | None
+) -> pa.Schema:
     """The columns of a block; `docs/formats.md` describes them."""
     ids = pa.uint16() if vocabulary <= 1 << 16 else pa.int32()
     fields = [
@@ -216,6 +274,8 @@ def schema(vocabulary: int, *, pairs: bool, words: bool, label: pa.DataType | No
     if words:
         fields.append(pa.field("words", list_of(pa.string()), nullable=False))
         fields.append(pa.field("word", list_of(pa.int32()), nullable=False))
+    if masked:
+        fields.append(pa.field("original", list_of(pa.int32()), nullable=False))
     if label is not None:
         fields.append(pa.field("label", label))
     return pa.schema(fields)
@@ -241,10 +301,19 @@ def text_digest(text: str, text_pair: str | None) -> bytes:
 
 
 def tokens_digest(
-    ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], second_at: Any
+    ids: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    second_at: Any,
+    original: Any,
+    spelling: Any = None,
 ) -> str:
-    """sha256 over what a model reads of a block, as hex."""
+    """sha256 over what a model reads of a block and which of it is masked, as hex."""
     arrays = [ids, lengths] if second_at is None else [ids, lengths, second_at]
+    if original is not None:
+        arrays = [ids, lengths, [] if second_at is None else second_at, original]
+    if spelling is not None:
+        rest = ([] if array is None else array for array in (second_at, original))
+        arrays = [ids, lengths, *rest, spelling.reshape(-1)]
     return io.digest_arrays([np.ascontiguousarray(array, "<i8") for array in arrays])
 
 
@@ -263,6 +332,7 @@ def _views(table: pa.Table) -> Block:
         labels=columns.get("label"),
         words=columns.get("words"),
         word_of=columns["word"].values.to_numpy() if "word" in columns else None,
+        original=columns["original"].values.to_numpy() if "original" in columns else None,
     )
 
 

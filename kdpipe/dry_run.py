@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from kdpipe import artifact, cache, storage, teacher
 from kdpipe.activations import Dims
+from kdpipe.corpus import BlockFacts
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError
 from kdpipe.store import Store
@@ -38,7 +39,7 @@ def show_plan(
         items = [item for item in todo if question in item.questions]
         tokens = sum(item.block.tokens for item in items)
         rows = sum(item.block.rows for item in items)
-        size = _bytes(question, rows, tokens, dims)
+        size = _bytes(question, [item.block for item in items], dims)
         total += size
         counts = Counter(why(question, item) for item in items)
         table.add_row(
@@ -46,7 +47,7 @@ def show_plan(
             f"{len(items):,} of {len(facts.blocks):,}",
             f"{rows:,}",
             f"{tokens:,}",
-            f"{_bytes(question, facts.rows, facts.tokens, dims) / facts.tokens:,.0f}",
+            f"{_bytes(question, facts.blocks, dims) / facts.tokens:,.0f}",
             f"{size:,}",
             "; ".join(f"{reason} ({count})" for reason, count in counts.items()) or "all found",
         )
@@ -90,10 +91,14 @@ def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
     return why
 
 
-def _bytes(question: Question, rows: int, tokens: int, dims: Dims) -> int:
+def _bytes(question: Question, blocks: Sequence[BlockFacts], dims: Dims) -> int:
     part = question.what
-    vectors = tokens if part.per_token else rows
-    return storage.bytes_of(vectors, dims.width(part), question.storage)
+    counts = (
+        block.masked if part.only_masked else block.tokens if part.per_token else block.rows
+        for block in blocks
+    )
+    size = storage.bytes_of if part.top_k is None else storage.bytes_of_largest
+    return size(sum(counts), dims.width(part), question.storage)
 
 
 def _time(seconds: float) -> str:

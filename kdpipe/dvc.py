@@ -67,12 +67,13 @@ def written_from(text: str) -> str | None:
 def stages(pipeline: Pipeline, path: Path, root: Path) -> dict[str, Stage]:
     """The stages of dvc.yaml by name, such as `train-small`; raises as `dvc_yaml` does."""
     plan = _Plan(pipeline, _inside(path, root), root)
+    measured = [name for name, student in pipeline.students.items() if student.tasks]
     parts: list[tuple[str, Iterable[str], Callable[[_Plan, str], Stage]]] = [
         ("augment", pipeline.augmentations, _augment),
         ("tokenize", pipeline.corpora, _tokenize),
         ("cache-teacher", pipeline.caches, _cache_teacher),
         ("train", pipeline.students, _train),
-        ("evaluate", pipeline.students, _evaluate),
+        ("evaluate", measured, _evaluate),
     ]
     return {f"{kind}-{name}": make(plan, name) for kind, names, make in parts for name in names}
 
@@ -111,9 +112,11 @@ def _augment(plan: _Plan, name: str) -> Stage:
 def _tokenize(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.corpora[name]
     files = _sources(plan, spec.sources)
-    teacher = plan.pipeline.teachers.get(spec.tokenizer)
-    files += _folder(plan, teacher.model if teacher else spec.tokenizer)
-    keys = [f"corpora.{name}", *([f"teachers.{spec.tokenizer}"] if teacher else [])]
+    keys = [f"corpora.{name}"]
+    if isinstance(spec.tokenizer, str):
+        teacher = plan.pipeline.teachers.get(spec.tokenizer)
+        files += _folder(plan, teacher.model if teacher else spec.tokenizer)
+        keys += [f"teachers.{spec.tokenizer}"] if teacher else []
     outs = [f"artifacts/corpora/{name}/manifest.json"]
     return _stage(plan, "tokenize", versions.TOKENIZE, name, files, keys, outs=outs)
 
@@ -133,9 +136,9 @@ def _cache_teacher(plan: _Plan, name: str) -> Stage:
 def _train(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.students[name]
     corpus = plan.pipeline.corpora[spec.corpus_of(plan.pipeline.caches)]
-    read_by = [corpus.tokenizer] if corpus.tokenizer in plan.pipeline.teachers else []
-    teachers = [plan.pipeline.caches[cache].teacher for cache in spec.caches]
-    teachers = list(dict.fromkeys([*(name for name in teachers if name), *read_by]))
+    read_by = [name for name in plan.pipeline.teachers if name == corpus.tokenizer]
+    asked = [plan.pipeline.caches[cache].teacher for cache in spec.caches]
+    teachers = [*dict.fromkeys(name for name in (*asked, *read_by) if name is not None)]
     models = [plan.pipeline.teachers[teacher].model for teacher in teachers]
     if isinstance(spec.model, FromCheckpoint):
         models.append(spec.model.model)

@@ -7,6 +7,8 @@ cache come out of the same forward pass. Legend: B rows, N real tokens, T longes
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from kdpipe import heads
-from kdpipe.activations import Activations, Dims, Tokens
+from kdpipe.activations import Activations, Dims, Tokens, pad
 from kdpipe.batches import by_length
 from kdpipe.device import Dtype, autocast, pass_overhead
+from kdpipe.masked import head_at, largest
 from kdpipe.modules import HeadSpec
-from kdpipe.parts import EMBEDDING, HeadKind, Needs, Part
+from kdpipe.nets.crf import CRF
+from kdpipe.parts import EMBEDDING, MASKED_LOGITS, TOKEN_LOGITS, HeadKind, Needs, Part
 from kdpipe.taps import RELATIVE, tapped
 
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
@@ -50,6 +54,7 @@ class Encoder(nn.Module):
         head: HeadSpec,
         dense: list[Dense],
         answers: HeadKind | None = None,
+        crf: CRF | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,7 +62,11 @@ class Encoder(nn.Module):
         self.dense = nn.ModuleList(dense)
         self.answers = answers
         """What the logits are about; None: `model` has no head of this kind."""
-        self.typed = "token_type_ids" in inspect.signature(model.forward).parameters
+        self.crf = crf
+        """Of a tagger: scores of labels next to each other, beside its logits."""
+        reads = inspect.signature(model.forward).parameters
+        self.spelt = "characters" in reads
+        self.typed = "token_type_ids" in reads
         self.typed &= getattr(model.config, "type_vocab_size", 1) > 1
         self._pad_id = model.config.pad_token_id or 0
 
@@ -86,6 +95,7 @@ class Encoder(nn.Module):
             problem=None if self.answers is None else heads.problem_of(config, self.answers),
             relative=config.model_type in RELATIVE,
             words=getattr(config, "input_width", None),
+            vocabulary=int(config.vocab_size) if self.answers == "mlm" else 0,
         )
 
     @property
@@ -96,24 +106,43 @@ class Encoder(nn.Module):
     @property
     def voice(self) -> Part:
         """What it is for: its logits, or its embedding where it has no head."""
+        if self.answers == "mlm":
+            # All logits of many tokens would not fit into memory.
+            return MASKED_LOGITS._replace(top_k=1)
         return EMBEDDING if self.answers is None else heads.PARTS[self.answers]
 
     @property
     def gives(self) -> Needs:
-        """The kinds of logits that it can be asked for."""
-        return frozenset() if self.answers is None else frozenset({heads.PARTS[self.answers]})
+        """The kinds of logits that it can be asked for, all or some of the largest of them."""
+        if self.answers is None:
+            return frozenset()
+        every = frozenset({heads.PARTS[self.answers]})
+        return every | {TOKEN_LOGITS} if self.answers == "mlm" else every
 
     def forward(self, tokens: Tokens, needs: Needs) -> Activations:
         """What the model says about rows that lie on its device; values are fp32."""
+        steady = frozenset(part for part in needs if part.steady)
+        if steady:
+            with _undropped(self.model):
+                calm = self.forward(tokens, frozenset(p._replace(steady=False) for p in steady))
+            said = self.forward(tokens, needs - steady)
+            again = {part._replace(steady=True): value for part, value in calm.values.items()}
+            return Activations(said.lengths, said.values | again, said.crf)
         mask = tokens.mask()
         inputs = {"input_ids": tokens.padded(self._pad_id), "attention_mask": mask.long()}
         if self.typed:
             inputs["token_type_ids"] = tokens.types()
+        if self.spelt and tokens.spelling is not None:
+            spelling = pad(tokens.spelling, mask).long()
+            inputs |= {"shapes": spelling[..., 0], "characters": spelling[..., 1:]}
         wants_states = any(part.name == "hidden" for part in needs)
         # A head hides the last states of the transformer below it.
         wants_states |= self.answers is not None and EMBEDDING in needs
-        with tapped(self.base, self.model.config.model_type, needs) as taken:
-            model = self.model if needs & self.gives else self.base
+        asked = {part for part in needs if part._replace(top_k=None) in self.gives}
+        wanted = self._wanted(tokens, mask, asked)
+        model = self.model if asked else self.base
+        family = self.model.config.model_type
+        with tapped(self.base, family, needs) as taken, head_at(self.base, wanted):
             said = model(**inputs, output_hidden_states=wants_states, return_dict=True)
         values = {part: value[mask].float() for part, value in taken.items()}
         for part in needs:
@@ -124,10 +153,23 @@ class Encoder(nn.Module):
                 last = getattr(said, "last_hidden_state", None)
                 last = said.hidden_states[-1] if last is None else last
                 values[part] = self._embed(last.float(), mask, tokens)
-            elif part in self.gives:
+            elif wanted is not None and part in asked:
+                logits = heads.logits_of(said).squeeze(0).float()
+                every = wanted[mask]  # a part about masked tokens alone, or all tokens with them
+                logits = logits[tokens.masked[every]] if part.only_masked else logits
+                values[part] = logits if part.top_k is None else largest(logits, part.top_k)
+            elif part in asked:
                 logits = heads.logits_of(said).float()
                 values[part] = logits[mask] if part.per_token else logits
-        return Activations(tokens.lengths, values)
+        return Activations(tokens.lengths, values, self.crf)
+
+    def _wanted(self, tokens: Tokens, mask: Tensor, asked: set[Part]) -> Tensor | None:
+        """[B, T] bool: where a masked language model has to say something; None of other heads."""
+        if self.answers != "mlm" or not asked:
+            return None
+        if any(not part.only_masked for part in asked):
+            return mask
+        return torch.zeros_like(mask).masked_scatter_(mask, tokens.masked)
 
     def _embed(self, states: Tensor, mask: Tensor, tokens: Tokens) -> Tensor:
         """[B, T, D] to [B, E]."""
@@ -142,6 +184,23 @@ class Encoder(nn.Module):
             return functional.normalize(vectors, dim=-1) if self.head.normalize else vectors
 
 
+@contextmanager
+def _undropped(model: nn.Module) -> Iterator[None]:
+    """While it lasts no dropout acts.
+
+    Recurrent layers stay as they are: ours have no dropout of their own, and on CUDA there is no
+    gradient of them outside of training.
+    """
+    trained = [m for m in model.modules() if m.training and not isinstance(m, nn.RNNBase)]
+    try:
+        for module in trained:
+            module.training = False
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
 def pool(states: Tensor, mask: Tensor, lengths: Tensor, name: str) -> Tensor:
     """[B, T, D], the places that count [B, T] and the lengths [B] to one vector a row, [B, D]."""
     rows = torch.arange(len(states), device=states.device)
@@ -150,7 +209,8 @@ def pool(states: Tensor, mask: Tensor, lengths: Tensor, name: str) -> Tensor:
     if name == "lasttoken":
         return states[rows, lengths - 1]
     if name == "max":
-        return states.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        found = states.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        return found.masked_fill(~mask.any(1, keepdim=True), 0.0)
     weights = mask.to(states.dtype)
     if name == "weightedmean":
         weights = weights * torch.arange(1, states.shape[1] + 1, device=states.device)
@@ -172,8 +232,10 @@ def observe(encoder: Encoder, tokens: Tokens, needs: Needs, dtype: Dtype) -> Act
 
 def keep_in_bf16(encoder: Encoder) -> None:
     """Keep the weights of linear layers as autocast casts them in every pass: the same numbers."""
+    # A layer may share its weights with the embeddings, which autocast does not cast.
+    shared = {id(p) for m in encoder.modules() if isinstance(m, nn.Embedding) for p in [m.weight]}
     for module in encoder.model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and id(module.weight) not in shared:
             module.to(torch.bfloat16)
 
 
@@ -187,13 +249,13 @@ def ask(
 ) -> Tensor:
     """One part of what a model says about any number of rows, in their order; fp32, on the CPU.
 
-    [B, D] for a part about rows, [N, D] for one about tokens.
+    [B, D] for a part about rows, [N, D] for one about tokens, [M, D] about masked ones.
     """
     plan = by_length(tokens.lengths.numpy(), tokens_per_batch, pass_overhead(encoder.device))
     result = torch.empty(0)
     for batch in map(torch.from_numpy, plan):
         said = observe(encoder, tokens.take(batch), frozenset({part}), dtype)[part].cpu()
         if not len(result):
-            result = torch.empty(len(tokens.ids) if part.per_token else len(tokens), said.shape[1])
-        result[tokens.places(batch) if part.per_token else batch] = said
+            result = torch.empty(tokens.vectors(part), said.shape[1])
+        result[tokens.vectors_of(batch, part)] = said
     return result

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from kdpipe import io
 from kdpipe.encoder import ACTIVATIONS, Dense, Encoder
 from kdpipe.modules import FLAGS, POOLINGS
+from kdpipe.nets.crf import FILE as CRF_FILE
 from kdpipe.tokenizer import Tokenizer
 
 _NOT_WRITTEN = ("_name_or_path", "transformers_version", "tokenizer_class")
@@ -47,6 +48,8 @@ def write_model(
         "tokenizer_config.json": _json(_tokenizer(encoder, tokenizer, max_seq_length)),
         "special_tokens_map.json": _json(tokenizer.special),
     }
+    if encoder.crf is not None:
+        files[CRF_FILE] = _weights(encoder.crf)
     if encoder.answers is None:
         files |= _modules_of(encoder, max_seq_length, prompt)
     elif prompt:
@@ -112,11 +115,15 @@ def _modernbert(config: dict[str, Any]) -> dict[str, Any]:
 
 def _weights(module: nn.Module) -> bytes:
     """The safetensors form: one metadata key, as the order of several is random."""
-    tensors, seen = {}, set()
-    for name, tensor in module.state_dict().items():
+    tensors, seen, weights = {}, set(), module.state_dict()
+    tied = getattr(module, "all_tied_weights_keys", {})
+    for name, tensor in weights.items():
+        if name in tied and tensor.data_ptr() == weights[tied[name]].data_ptr():
+            # Whoever loads it ties them again, as the embeddings to a head that guesses tokens.
+            continue
         kept = tensor.detach().cpu().contiguous()
         memory = kept.untyped_storage().data_ptr()
-        # Each name gets bytes of its own: tied weights are tied again by whoever loads them.
+        # Each other name gets bytes of its own.
         tensors[name] = kept.clone() if memory in seen else kept
         seen.add(memory)
     return save(tensors, metadata={"format": "pt"})

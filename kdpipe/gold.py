@@ -1,6 +1,7 @@
 """Labels of rows as tensors that a loss can use.
 
-Legend: B rows, N tokens of all rows together, C classes. -100 is no label, NaN no number.
+Legend: B rows, N tokens of all rows together, M masked ones, C classes. -100 is no label, NaN no
+number.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdpipe.errors import ArtifactError
+from kdpipe.masking import UNMASKED
 from kdpipe.parts import Problem, some
 from kdpipe.tokenizer import Encoded, first_tokens
 
@@ -33,6 +35,7 @@ class Gold:
         `single_label_classification`: [B] int64, class ids. `multi_label_classification`: [B, C]
         fp32, 0 or 1. `regression`: [B] fp32. `token`: [N] int64, class ids at the first token of
         each word. `span`: [B, 2] int64, first and last token of the answer within the row.
+        `mlm`: [M] int64, what each masked token was, whatever the labels are.
 
         Raises:
             ArtifactError: a label that is none of the classes, or not of this kind.
@@ -43,6 +46,9 @@ class Gold:
             return torch.tensor([_pair(label) for label in labels], dtype=torch.int64)
         if self.problem == "token":
             return self._of_tokens(labels, rows)
+        if self.problem == "mlm":
+            assert rows.original is not None, "a corpus without masked tokens is refused before"
+            return torch.from_numpy(rows.original[rows.original != UNMASKED])
         if self.problem == "multi_label_classification":
             hot = torch.full((len(labels), len(self.classes)), float(IGNORED))
             for row, names in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Heads that give logits: for a row, for its tokens, or for the start and end of a span.
+"""Heads that give logits: for a row, its tokens, the ends of a span, or what is masked.
 
 They are those of transformers, so that a student's folder loads there as what it is.
 """
@@ -10,29 +10,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from kdpipe.errors import UsageError
-from kdpipe.parts import LOGITS, TOKEN_LOGITS, HeadKind, Part, Problem
+from kdpipe.parts import LOGITS, MASKED_LOGITS, TOKEN_LOGITS, HeadKind, Part, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-PARTS: dict[HeadKind, Part] = {"sequence": LOGITS, "token": TOKEN_LOGITS, "span": TOKEN_LOGITS}
+PARTS: dict[HeadKind, Part] = {
+    "sequence": LOGITS,
+    "token": TOKEN_LOGITS,
+    "span": TOKEN_LOGITS,
+    "mlm": MASKED_LOGITS,
+}
 """What a head's logits are about; a span head gives two for each token, start and end."""
 MODELS: dict[HeadKind, Any] = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
+    "mlm": AutoModelForMaskedLM,
 }
 _ENDS: dict[str, HeadKind] = {
     "ForSequenceClassification": "sequence",
     "ForTokenClassification": "token",
     "ForQuestionAnswering": "span",
 }
+"""Not `ForMaskedLM`: most base models say so, and people want their embeddings."""
 ENDS_OF_SPAN, NUMBER = ("start", "end"), ("score",)
 """What the logits of a span head, and of a regression, are about; names in a config are not."""
 
@@ -48,7 +56,7 @@ def kind_of(config: PreTrainedConfig) -> HeadKind | None:
 
 def classes_of(config: PreTrainedConfig, kind: HeadKind | None) -> tuple[str, ...]:
     """Names of what the logits are about, in their order."""
-    if kind is None:
+    if kind is None or kind == "mlm":
         return ()
     if kind == "span":
         return ENDS_OF_SPAN
@@ -97,10 +105,18 @@ def put_on(base: PreTrainedModel, kind: HeadKind, **keys: Any) -> PreTrainedMode
 
 def copy(source: PreTrainedModel, target: PreTrainedModel) -> None:
     """The weights of a head, where both have the same shapes; else `target` keeps its own."""
-    prefix = f"{source.base_model_prefix}."
-    theirs = {k: v for k, v in source.state_dict().items() if not k.startswith(prefix)}
-    prefix = f"{target.base_model_prefix}."
-    mine = {k: v for k, v in target.state_dict().items() if not k.startswith(prefix)}
+    theirs, mine = _weights(source), _weights(target)
     shapes = ({k: v.shape for k, v in weights.items()} for weights in (theirs, mine))
     if next(shapes) == next(shapes):
         target.load_state_dict(theirs, strict=False)
+
+
+def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of the head alone, without those that it shares with the transformer."""
+    prefix, weights = f"{model.base_model_prefix}.", model.state_dict()
+    below = {weight.data_ptr() for name, weight in weights.items() if name.startswith(prefix)}
+    return {
+        name: weight
+        for name, weight in weights.items()
+        if not name.startswith(prefix) and weight.data_ptr() not in below
+    }

@@ -18,6 +18,8 @@ from kdpipe.encoder import ACTIVATIONS, Dense, Encoder
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import read_json
 from kdpipe.modules import HeadSpec, modules_of, transformer_folder
+from kdpipe.nets.crf import CRF
+from kdpipe.nets.crf import FILE as CRF_FILE
 from kdpipe.nets.pretrained import MODEL_TYPES
 
 _ENCODERS = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *MODEL_TYPES}
@@ -29,22 +31,29 @@ _UNLOADABLE = (
 """What the libraries raise on damaged files and on configs that make no sense."""
 
 
-def load_encoder(folder: Path, head: HeadSpec) -> Encoder:
+def load_encoder(folder: Path, head: HeadSpec, *, mlm: bool = False) -> Encoder:
     """The encoder in a model folder, with the head that `head_of` read or the caller changed.
 
+    With `mlm` it is a masked language model, whatever else its folder says.
+
     Raises:
-        ArtifactError: not an encoder, a module that kdpipe does not know, or damaged files.
+        ArtifactError: not an encoder, a module that kdpipe does not know, damaged files, or with
+            `mlm` no such head.
     """
     transformer, made_of_modules = transformer_folder(folder), bool(modules_of(folder))
     config = _config(transformer)
     answers = None if made_of_modules else heads.kind_of(config)
+    answers = "mlm" if mlm else answers
     if not made_of_modules and config.model_type not in _ENCODERS:
         raise ArtifactError(
             f"{folder} is a {config.model_type!r} model, which is no text encoder: use one such as"
             " BERT, or a folder with sentence-transformers modules"
         )
     model = _load(transformer, config, AutoModel if answers is None else heads.MODELS[answers])
-    return Encoder(model, head, [_dense(path) for path in head.dense], answers).eval()
+    crf = None
+    if answers == "token" and (transformer / CRF_FILE).is_file():
+        crf = _crf(transformer / CRF_FILE, len(heads.classes_of(config, answers)))
+    return Encoder(model, head, [_dense(path) for path in head.dense], answers, crf).eval()
 
 
 def new_transformer(config: PreTrainedConfig) -> PreTrainedModel:
@@ -89,6 +98,11 @@ def _load(folder: Path, config: PreTrainedConfig, kind: Any) -> PreTrainedModel:
         for key in loading["missing_keys"]
         if kind is not AutoModel or ".pooler." not in f".{key}"
     )
+    if missing and kind is heads.MODELS["mlm"]:
+        raise ArtifactError(
+            f"{folder}: its weights lack {missing[0]}, so it is no masked language model: use one"
+            " that was saved with its head, such as a pretrained BERT"
+        )
     if missing:
         raise ArtifactError(f"{folder}: its weights lack {missing[0]}, which config.json asks for")
     found: PreTrainedModel = model
@@ -117,6 +131,15 @@ def _dense(path: Path) -> Dense:
             f"{path}: the dense module cannot be loaded ({_first(error)})"
         ) from None
     return layer
+
+
+def _crf(path: Path, labels: int) -> CRF:
+    crf = CRF(labels)
+    try:
+        crf.load_state_dict(load_file(path))
+    except _UNLOADABLE as error:
+        raise ArtifactError(f"{path}: the CRF cannot be loaded ({_first(error)})") from None
+    return crf
 
 
 def _first(error: Exception) -> str:

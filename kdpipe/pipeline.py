@@ -17,27 +17,42 @@ from kdpipe.errors import UsageError
 from kdpipe.objectives import AnyObjective
 from kdpipe.sources import Source
 from kdpipe.students import FromTeacher, StudentModel
-from kdpipe.targets import Imported, Target
+from kdpipe.targets import Imported, MaskedTokens, Target
 from kdpipe.tasks import Fidelity, Task
 
 _READ_BY = {"embedding": "embedding", "logits": "logits", "labels": "logits"}
 """Kind of objective -> the part of a cache of files that it learns from."""
 
 
+class WordTokenizer(Frozen):
+    """A tokenizer whose tokens are the words of the corpus' own rows, but for those held out."""
+
+    kind: Literal["words"]
+    min_frequency: PositiveInt = 1
+    """Words that come less often are unknown ones."""
+    lowercase: bool = False
+    """Whether words that differ in capitals alone are one."""
+
+
 class CorpusSpec(Frozen):
     """Text, and how it becomes tokens."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    tokenizer: str
-    """Name of a teacher whose tokenizer reads the text, or a folder or hub id of a model."""
+    tokenizer: WordTokenizer | str
+    """Name of a teacher whose tokenizer reads the text, or a folder or hub id of a model; or a
+    tokenizer of words."""
     max_seq_length: PositiveInt | None = None
-    """Longer rows are cut, special tokens kept; None takes the teacher's own limit."""
+    """Longer rows are cut, special tokens kept; None takes the teacher's own limit, 128 words for a
+    tokenizer of words."""
     prompt: str | None = None
     """Put before every text; None takes the teacher's default prompt, if it has one."""
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
     """Share of rows held out of training, chosen by the text itself: a row never changes sides."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the held-out split."""
+    mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of tokens that are hidden from all models, for masked language modelling; 0.15 is
+    usual. None: none are."""
     deduplicate: bool = True
     """Keep only the first of equal texts."""
     max_rows: PositiveInt | None = None
@@ -81,6 +96,11 @@ class CacheSpec(Frozen):
     """Of the teacher's matrix products; `auto`: bf16 where the hardware has it, else fp32."""
     tokens_per_batch: PositiveInt | None = None
     """Padded tokens in one forward pass, speed only; None: 2048 on a CPU, 32768 on a GPU."""
+
+    @property
+    def asks_mlm(self) -> bool:
+        """Whether the teacher is asked for masked tokens."""
+        return any(isinstance(target, MaskedTokens) for target in self.targets)
 
     @model_validator(mode="after")
     def _teacher_or_files(self) -> CacheSpec:
@@ -140,9 +160,9 @@ class TrainSpec(Frozen):
 class Head(Frozen):
     """What a model answers beside an embedding: logits, as transformers' heads give them."""
 
-    kind: Literal["sequence", "token", "span"]
+    kind: Literal["sequence", "token", "span", "mlm"]
     """`sequence`: about each row; `token`: about each word of a row (tagging); `span`: where in a
-    row the answer begins and ends (question answering)."""
+    row the answer begins and ends (question answering); `mlm`: what a masked token was."""
     problem_type: Literal[
         "single_label_classification", "multi_label_classification", "regression"
     ] = "single_label_classification"
@@ -150,6 +170,15 @@ class Head(Frozen):
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Names in the order of the logits; None: those of the first cache's teacher where it has such
     a head, else the labels of the corpus, sorted."""
+    crf: bool = False
+    """Of a `token` head: whether also labels next to each other have scores, so that a row gets the
+    best sequence of labels (a linear-chain CRF)."""
+
+    @model_validator(mode="after")
+    def _crf_of_tokens(self) -> Head:
+        if self.crf and self.kind != "token":
+            raise ValueError("key 'crf' is about tags of words: use kind: token")
+        return self
 
 
 class StudentSpec(Frozen):
@@ -187,6 +216,16 @@ class StudentSpec(Frozen):
                 " name the 'corpus' that the student reads; rows are joined by their text"
             )
         return self.corpus or next(iter(names))
+
+    @model_validator(mode="after")
+    def _crf_learns_labels(self) -> StudentSpec:
+        taught = any(objective.kind == "labels" for objective in self.objectives)
+        if self.head is not None and self.head.crf and not taught:
+            raise ValueError(
+                "head: crf learns from an objective of kind 'labels' alone: add one, with"
+                " pseudo_labels: true where there are no labels"
+            )
+        return self
 
     @model_validator(mode="after")
     def _objectives_name_caches(self) -> StudentSpec:

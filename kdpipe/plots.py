@@ -108,8 +108,9 @@ def _measured(axes: Axes, steps: Sequence[float], losses: Sequence[float]) -> No
 
 def _speed_and_quality(axes: Axes, report: Report) -> None:
     """Each model as a point, its area in proportion to its parameters."""
-    main = report.mains[0]
-    heights = {role: values[main] for role, values in report.quality.items() if main in values}
+    main = report.rising_main
+    every = {role: report.rising(role) for role in report.quality}
+    heights = {role: values[main] for role, values in every.items() if main in values}
     speeds = {role: report.speed[role].rows_per_second for role in heights}
     sizes = {role: report.speed[role].parameters for role in heights}
     end, start = ((speeds[role], heights[role]) for role in ("student", "untrained"))
@@ -181,9 +182,9 @@ def _verdict(report: Report) -> str:
 
 def _bars(axes: Axes, report: Report) -> None:
     """All metrics, one group of three bars each."""
-    metrics = [*report.quality["student"]]
+    metrics = [*report.rising("student")]
     for place, role in enumerate(report.names):
-        measured = report.quality[role]
+        measured = report.rising(role)
         groups = [group for group, metric in enumerate(metrics) if metric in measured]
         values = [measured[metrics[group]] for group in groups]
         middles = [group + 0.26 * (place - 1) for group in groups]
@@ -194,7 +195,7 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.set_ylim(middle + half, middle - half)
     axes.tick_params("y", length=0)
     axes.grid(visible=False, axis="y")
-    values = [value for quality in report.quality.values() for value in quality.values()]
+    values = [value for role in report.quality for value in report.rising(role).values()]
     lowest, highest = min(values), max(*values, 0.1)
     axes.set_xlim(lowest - 0.2 * highest if lowest < 0 else 0.0, 1.2 * highest)
     axes.set_title("All metrics")

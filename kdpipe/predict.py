@@ -17,7 +17,7 @@ import numpy as np
 
 from kdpipe import modules
 from kdpipe.device import pick_device, pick_dtype
-from kdpipe.errors import UsageError
+from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.load import load_encoder
 from kdpipe.parts import EMBEDDING, LOGITS, Problem
 from kdpipe.sources import Conll, Files
@@ -64,6 +64,8 @@ def rows_of(
         UsageError: a file of no known format, or pairs for a tagger.
         ArtifactError: the file is missing, empty or damaged, or has no such column.
     """
+    if not file.exists():
+        raise ArtifactError(f"{file} does not exist: check the path")
     tagger = problem == "token"
     if tagger and text_pair_column is not None:
         raise UsageError("a tagger reads words of one text: take out --text-pair-column")
@@ -115,8 +117,9 @@ def records(subject: Subject, rows: Iterable[Row]) -> Iterator[bytes]:
 def answers(subject: Subject, questions: Iterable[Question], doc_stride: int) -> Iterator[bytes]:
     """One line of JSON for each question, in their order: `id`, `answer` and its `score`.
 
-    The score is the probability of the answer's first token times that of its last one, each among
-    all tokens of the window that the answer is in.
+    The answer is empty where the model reads nothing of the context. The score is the probability
+    of the answer's first token times that of its last one, each among all tokens of the window that
+    the answer is in.
 
     Raises:
         UsageError: `doc_stride` leaves no room in a window.

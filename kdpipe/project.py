@@ -34,6 +34,8 @@ class Teacher:
     spec: TeacherSpec
     folder: Path
     head: HeadSpec
+    mlm: bool = False
+    """Whether it is asked for masked tokens."""
 
     @property
     def title(self) -> str:
@@ -57,7 +59,7 @@ class Teacher:
         """The model itself, on the CPU."""
         from kdpipe.load import load_encoder
 
-        return load_encoder(self.folder, self.head)
+        return load_encoder(self.folder, self.head, mlm=self.mlm)
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,29 @@ class Project:
         """The lock of one artifact."""
         return self.root / ".kdpipe" / "locks" / f"{kind}-{name}"
 
-    def teacher(self, name: str) -> Teacher:
-        """A teacher's files; raises ArtifactError where they cannot be had."""
+    def teacher(self, name: str, *, mlm: bool = False) -> Teacher:
+        """A teacher's files, maybe to be asked for masked tokens.
+
+        Raises:
+            ArtifactError: they cannot be had.
+        """
         spec = self.pipeline.teachers[name]
         folder = find_model(
             spec.model, revision=spec.revision, package=spec.package, sha256=spec.sha256
         )
         head = modules.head_of(folder, pooling=spec.pooling, normalize=spec.normalize)
-        return Teacher(name, spec, folder, head)
+        return Teacher(name, spec, folder, head, mlm)
 
     def reading(self, name: str) -> Reading:
         """How a corpus' text becomes tokens; raises UsageError for a limit beyond the positions."""
         from kdpipe.tokenizer import load_tokenizer
+        from kdpipe.vocabulary import MOST_WORDS, word_tokenizer
         from kdpipe.write_corpus import Reading
 
         spec = self.pipeline.corpora[name]
+        if not isinstance(spec.tokenizer, str):
+            tokenizer = word_tokenizer(spec, spec.tokenizer, self.root)
+            return Reading(tokenizer, spec.max_seq_length or MOST_WORDS, spec.prompt or "")
         if spec.tokenizer in self.pipeline.teachers:
             folder = self.teacher(spec.tokenizer).folder
         else:
@@ -157,8 +167,10 @@ class Project:
     def teacher_of(self, student: str) -> Teacher | None:
         """The teacher that gives a student layers and pooling; None without one that is run."""
         first = next(iter(self.pipeline.students[student].caches), None)
-        name = None if first is None else self.pipeline.caches[first].teacher
-        return None if name is None else self.teacher(name)
+        cache = None if first is None else self.pipeline.caches[first]
+        if cache is None or cache.teacher is None:
+            return None
+        return self.teacher(cache.teacher, mlm=cache.asks_mlm)
 
     def imported_by(self, student: str) -> Dims | None:
         """Width and classes of a student's first cache, where files gave it and no teacher did."""

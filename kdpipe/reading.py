@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdpipe.errors import UsageError
 from kdpipe.sources.row import Row, Span
 from kdpipe.tokenizer import Encoded, Tokenizer
 from kdpipe.windows import read_windows
@@ -32,8 +33,10 @@ def read_rows(tokenizer: Tokenizer, rows: Sequence[Row], max_seq_length: int, pr
     """Rows of one kind, with a prompt before each, cut to `max_seq_length`.
 
     Raises:
-        UsageError: the `doc_stride` of questions leaves no room in a window.
+        UsageError: the `doc_stride` of questions leaves no room in a window, or a tokenizer of
+            words is to read questions.
     """
+    rows = as_words(tokenizer, rows)
     stride = rows[0].doc_stride if rows else None
     if stride is not None:
         return _questions(tokenizer, rows, max_seq_length, prompt, stride)
@@ -50,6 +53,28 @@ def read_rows(tokenizer: Tokenizer, rows: Sequence[Row], max_seq_length: int, pr
         encoded = tokenizer.encode(texts, max_seq_length)
     cut = int((encoded.lengths >= max_seq_length).sum())
     return Read(encoded, range(len(rows)), [row.label for row in rows], cut)
+
+
+def as_words(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Row]:
+    """The same rows, or, where tokens are words, rows of words; a pair has [SEP] between its texts.
+
+    Raises:
+        UsageError: questions, whose windows are cut by tokens of another kind.
+    """
+    return [_as_words(tokenizer, row) for row in rows] if tokenizer.by_words else [*rows]
+
+
+def _as_words(tokenizer: Tokenizer, row: Row) -> Row:
+    if row.doc_stride is not None:
+        raise UsageError(
+            "questions are read in windows of a model's own tokens: use the teacher's tokenizer"
+        )
+    if row.words is not None:
+        return row
+    words = tokenizer.words_of(row.text)
+    if row.text_pair is not None:
+        words += (tokenizer.special["sep_token"], *tokenizer.words_of(row.text_pair))
+    return row._replace(words=words, text_pair=None)
 
 
 def _questions(

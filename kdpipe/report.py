@@ -19,6 +19,8 @@ TABLE, PICTURE = "table.tsv", "report.svg"
 """Files of a report that people are shown."""
 DIGITS = 6
 """Of every metric that is kept."""
+LOWER = {"perplexity"}
+"""Metrics of which less is better; their inverse is what is compared."""
 Row = dict[str, str]
 
 _FIRST = ["model", "role"]
@@ -43,10 +45,22 @@ class Report:
         """Metric -> share of the teacher's value; only where the teacher's is above 0."""
         teacher = self.quality.get("teacher", {})
         return {
-            metric: rounded(value / teacher[metric])
+            metric: rounded(teacher[metric] / value if metric in LOWER else value / teacher[metric])
             for metric, value in self.quality[role].items()
             if teacher.get(metric, 0.0) > 0
         }
+
+    def rising(self, role: str) -> dict[str, float]:
+        """Metric -> value, the more the better: `1 / perplexity` in place of `perplexity`."""
+        found: dict[str, float] = {}
+        for metric, value in self.quality[role].items():
+            found |= {f"1 / {metric}": 1.0 / value} if metric in LOWER else {metric: value}
+        return found
+
+    @property
+    def rising_main(self) -> str:
+        """The headline as `rising` has it."""
+        return f"1 / {self.mains[0]}" if self.mains[0] in LOWER else self.mains[0]
 
 
 def rounded(value: float) -> float:

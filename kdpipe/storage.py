@@ -1,6 +1,6 @@
 """How vectors are kept: fp32, fp16, bf16, or int8 with one scale for each vector.
 
-Legend: V vectors, D width. Values come and go as fp32 `[V, D]`.
+Legend: V vectors, D width, K largest of many logits. Values come and go as fp32 `[V, D]`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdpipe.masked import unpacked
 from kdpipe.targets import Storage
 
 _FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,10 +27,24 @@ def encode(values: Tensor, storage: Storage) -> dict[str, Tensor]:
     return {"values": steps.round().to(torch.int8), "scale": scale}
 
 
+def encode_largest(packed: Tensor, storage: Storage) -> dict[str, Tensor]:
+    """What `kdpipe.masked.largest` packed, `[V, 2 * K + 1]`: log-probabilities as by `encode`.
+
+    Adds `indices [V, K]` int32 and `log_normalizer [V]` fp32. Log-probabilities, and not logits,
+    are rounded, since they are near 0 where they matter most.
+    """
+    values, indices, log_normalizer = unpacked(packed)
+    exact = {"indices": indices.int(), "log_normalizer": log_normalizer.contiguous()}
+    return encode(values, storage) | exact
+
+
 def decode(kept: dict[str, Tensor]) -> Tensor:
-    """The `[V, D]` fp32 that `encode` was given, within its error."""
+    """The `[V, D]` fp32 that `encode` or `encode_largest` was given, within its error."""
     values = kept["values"].float()
-    return values * kept["scale"][:, None] if "scale" in kept else values
+    values = values * kept["scale"][:, None] if "scale" in kept else values
+    if "indices" not in kept:
+        return values
+    return torch.cat([values, kept["indices"].float(), kept["log_normalizer"][:, None]], dim=-1)
 
 
 def not_finite(kept: dict[str, Tensor]) -> Tensor:
@@ -43,3 +58,8 @@ def bytes_of(vectors: int, width: int, storage: Storage) -> int:
     if storage == "int8":
         return vectors * (width + 4)
     return vectors * width * _FLOATS[storage].itemsize
+
+
+def bytes_of_largest(vectors: int, width: int, storage: Storage) -> int:
+    """Bytes that so many packed vectors take."""
+    return bytes_of(vectors, width // 2, storage) + vectors * 4 * (width // 2 + 1)

@@ -13,6 +13,7 @@ from kdpipe.corpus import CorpusFacts
 from kdpipe.encoder import Dense, Encoder
 from kdpipe.errors import UsageError
 from kdpipe.modules import HeadSpec, positions_for_text
+from kdpipe.nets.crf import CRF
 from kdpipe.pipeline import Head, StudentSpec
 from kdpipe.students import FromTeacher
 from kdpipe.tokenizer import Tokenizer
@@ -44,6 +45,8 @@ def build_student(
             " use kind: shape or kind: checkpoint"
         )
     model = spec.model.build(teacher if alike else None, tokenizer)
+    if spec.head is not None and spec.head.kind == "mlm":
+        return _with_mlm(model, teacher if alike else None)
     if spec.head is not None:
         of_files = imported is not None and spec.head.kind == "sequence" and imported.classes
         return _with_head(spec.head, model, teacher, of_files or labels)
@@ -91,7 +94,16 @@ def _with_head(
     model = heads.put_on(base, head.kind, **keys)
     if teacher is not None and alike and teacher.dims.classes == classes:
         heads.copy(teacher.model, model)
-    return Encoder(model, HeadSpec(), [], head.kind)
+    crf = CRF(len(classes)) if head.crf else None
+    return Encoder(model, HeadSpec(), [], head.kind, crf)
+
+
+def _with_mlm(base: PreTrainedModel, teacher: Encoder | None) -> Encoder:
+    """A masked language model; the teacher's own head where it fits."""
+    model = heads.put_on(base, "mlm")
+    if teacher is not None and teacher.answers == "mlm":
+        heads.copy(teacher.model, model)
+    return Encoder(model, HeadSpec(), [], "mlm")
 
 
 def check(spec: StudentSpec, student: Encoder, rows: CorpusFacts, *, labelled: bool) -> None:
@@ -102,8 +114,15 @@ def check(spec: StudentSpec, student: Encoder, rows: CorpusFacts, *, labelled: b
             f"the student has positions for {positions} tokens, the corpus has rows of"
             f" {rows.longest}: raise max_position_embeddings, or lower the corpus' max_seq_length"
         )
+    masked = student.answers == "mlm"
+    if masked and not rows.masked:
+        raise UsageError(
+            "a head of kind mlm guesses masked tokens, the corpus has none: set its"
+            " 'mlm_probability', such as 0.15, and run 'kdpipe tokenize'"
+        )
     for objective in spec.objectives:
-        if objective.reads_labels and not objective.pseudo_labelled and not labelled:
+        told = labelled or masked or objective.pseudo_labelled
+        if objective.reads_labels and not told:
             raise UsageError(
                 f"objective {objective.kind!r} needs labels, the corpus has none: set label_column"
                 " of its sources"

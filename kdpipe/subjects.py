@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from kdpipe.activations import Tokens
+from kdpipe.batches import Rows
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device, pick_dtype
@@ -15,6 +18,7 @@ from kdpipe.errors import ArtifactError
 from kdpipe.job import untrained
 from kdpipe.join import join
 from kdpipe.load import load_encoder
+from kdpipe.masked import unpacked
 from kdpipe.modules import head_of
 from kdpipe.parts import EMBEDDING, LOGITS, Needs
 from kdpipe.project import Project
@@ -32,7 +36,7 @@ def subjects(
     where = pick_device(device)
     student = Subject(
         name=name,
-        encoder=load_encoder(folder, head_of(folder)).to(where).eval(),
+        encoder=load_encoder(folder, head_of(folder), mlm=before.answers == "mlm").to(where).eval(),
         tokenizer=tokenizer,
         max_seq_length=corpus.facts.max_seq_length,
         prompt=corpus.facts.prompt,
@@ -79,4 +83,16 @@ def held_out(corpus: Corpus, cache: Cache | None) -> HeldOut:
     embeddings, logits = (
         said[part].numpy() if part in said else None for part in (EMBEDDING, LOGITS)
     )
-    return HeldOut(tokens, embeddings, others, logits, cache.dims.classes)
+    likeliest = _likeliest(cache, rows, tokens) if joined.row_of is None else None
+    return HeldOut(tokens, embeddings, others, logits, cache.dims.classes, likeliest)
+
+
+def _likeliest(cache: Cache, rows: Rows, tokens: Tokens) -> Tensor | None:
+    """[N] int64: what the teacher takes each masked token for; None where it was not asked."""
+    part = cache.dims.masked
+    if part is None:
+        return None
+    first = unpacked(cache.read(rows, frozenset({part}))[part])[1][:, 0]
+    if not part.only_masked:
+        return first.where(tokens.masked, -1)
+    return torch.full_like(tokens.ids, -1).masked_scatter(tokens.masked, first)

@@ -28,8 +28,8 @@ from kdpipe.cache import CacheFacts, Difference
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype, pass_overhead
 from kdpipe.encoder import Encoder, embed, keep_in_bf16, observe
-from kdpipe.errors import NonFiniteError
-from kdpipe.parts import Part
+from kdpipe.errors import NonFiniteError, UsageError
+from kdpipe.parts import EMBEDDING, Part, listed
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
 from kdpipe.store import Store
@@ -59,7 +59,8 @@ class Asking:
         kept = (*self.spec.targets, *self.spec.files)
         asked = [question for target in kept for question in target.questions()]
         return sorted(
-            set(asked), key=lambda question: (question.part, question.layer or 0, question.storage)
+            set(asked),
+            key=lambda one: (one.part, one.layer or 0, one.top_k or 0, one.storage),
         )
 
     def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
@@ -108,16 +109,20 @@ def answer(
     """Let the teacher read what is missing; what the finished cache is.
 
     Raises:
+        UsageError: a target that this teacher does not have.
         NonFiniteError: the teacher gave NaN or Inf, or the storage type overflowed; rows are named.
         ArtifactError: a block of the corpus is damaged.
     """
     first = asking.corpus.facts.blocks[0].tokens_digest
     prompt_tokens = asking.corpus.facts.prompt_tokens
     version = artifact.VERSIONS[cache.KIND]
-    told = io.identity([version, asking.teacher, prompt_tokens, asking.dtype, first])
+    # With its head for masked tokens a teacher tells more of itself than without.
+    head = ["mlm"] if asking.spec.asks_mlm else []
+    told = io.identity([version, asking.teacher, prompt_tokens, asking.dtype, first, *head])
     probe = store.root / f"teacher-{told[:32]}.json"
     if todo or not probe.is_file():
         encoder = load()
+        check(asking, encoder)
         if not probe.is_file():
             io.make_folder(store.root)
             io.publish(probe, io.canonical(_introduce(encoder, asking)))
@@ -133,6 +138,21 @@ def answer(
         questions=tuple(asking.questions),
         **known,
     )
+
+
+def check(asking: Asking, encoder: Encoder) -> None:
+    """Refuse targets that a teacher does not have; raises UsageError."""
+    depth, gives = encoder.dims.layers, encoder.gives
+    for part in (question.what for question in asking.questions):
+        if part.layer is not None and part.layer > depth:
+            raise UsageError(
+                f"the cache asks for {part}, the teacher has {depth} layers: choose among them"
+            )
+        if part.layer is None and part._replace(top_k=None) not in {EMBEDDING, *gives}:
+            has, remedy = f"gives {listed(gives)}", "change 'per' of the target"
+            if not gives:
+                has, remedy = "has no head", "use a teacher that was trained for the task"
+            raise UsageError(f"the cache asks for {part}, the teacher {has}: {remedy}")
 
 
 def finish(
@@ -187,8 +207,9 @@ def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> No
     with Progress("cache-teacher", total=total, unit="tokens") as bar:
         for count, (item, said) in enumerate(read_blocks(asking, todo, encoder), start=1):
             for question in item.questions:
-                kept = storage.encode(said[question.what], question.storage)
-                _refuse_non_finite(kept, question, item, said)
+                encode = storage.encode if question.top_k is None else storage.encode_largest
+                kept = encode(said[question.what], question.storage)
+                _refuse_non_finite(kept, question, item, asking.corpus)
                 store.put(asking.full(item.block, question), kept, made_by)
             bar.advance(item.block.tokens, note=f"{count}/{len(todo)} blocks")
 
@@ -221,9 +242,8 @@ def _gathered(
     for batch, future in passes:
         for part, value in future.result().values.items():
             if part not in values:
-                vectors = len(rows.ids) if part.per_token else len(rows)
-                values[part] = torch.empty(vectors, value.shape[1])
-            values[part][rows.places(batch) if part.per_token else batch] = value.cpu()
+                values[part] = torch.empty(rows.vectors(part), value.shape[1])
+            values[part][rows.vectors_of(batch, part)] = value.cpu()
     return item, Activations(rows.lengths, values)
 
 
@@ -255,22 +275,22 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
         "classes": list(dims.classes),
         "problem": dims.problem,
         "relative": dims.relative,
+        "vocabulary": dims.vocabulary,
         "difference": difference,
     }
 
 
 def _refuse_non_finite(
-    kept: dict[str, Tensor], question: Question, item: Todo, said: Activations
+    kept: dict[str, Tensor], question: Question, item: Todo, corpus: Corpus
 ) -> None:
     bad = storage.not_finite(kept)
     if not bool(bad.any()):
         return
-    vectors = bad.nonzero().flatten()
-    if question.what.per_token:
-        vectors = torch.searchsorted(said.lengths.cumsum(0), vectors, right=True).unique()
-    rows = [item.block.first_row + int(row) for row in vectors[:5]]
+    starts = corpus.block(item.index).starts_of(question.what)
+    found = np.unique(np.searchsorted(starts[1:], bad.nonzero().flatten().numpy(), side="right"))
+    rows = [item.block.first_row + int(row) for row in found[:5]]
     raise NonFiniteError(
-        f"{question.name} is NaN or Inf for {len(vectors)} rows of block {item.index} (rows"
+        f"{question.name} is NaN or Inf for {len(found)} rows of block {item.index} (rows"
         f" {rows} ...): keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take these"
         " rows out"
     )

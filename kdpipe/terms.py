@@ -24,10 +24,11 @@ class Count:
 
     rows: int
     tokens: int
+    masked: int = 0
 
     def of(self, unit: str) -> int:
-        """The count of `rows` or `tokens`."""
-        return self.rows if unit == "rows" else self.tokens
+        """The count of `rows`, `tokens` or `masked` ones."""
+        return {"rows": self.rows, "tokens": self.tokens, "masked": self.masked}[unit]
 
 
 @dataclass(frozen=True)

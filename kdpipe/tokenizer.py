@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ import numpy.typing as npt
 from kdpipe import io
 from kdpipe.errors import ArtifactError
 from kdpipe.hub import read_json
+from kdpipe.nets.features import spelling_array
 
 Text = str | tuple[str, str]
+WORD_LEVEL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
+"""Special tokens of a tokenizer whose tokens are words, with the ids 0, 1 and 2; nothing puts them
+into a row by itself."""
 _SPECIAL = ("pad", "unk", "cls", "sep", "bos", "eos", "mask")
 
 
@@ -39,6 +43,12 @@ class Encoded:
     """[N]: which word of its row a token is of, -1 for special tokens and those of a prompt; None
     where rows are not given as words. A word may have no token: nothing of it is left by the
     tokenizer's own rules, or its row was cut before it."""
+    original: npt.NDArray[np.int64] | None = None
+    """[N]: the id that stood at a place which is hidden from models, -100 at all others; None where
+    no place is hidden."""
+    spelling: npt.NDArray[np.uint8] | None = None
+    """[N, 1 + C]: how the word is written that a token is of, as `kdpipe.nets.features` has it; 0
+    for a token of no word; None where tokens are parts of words."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,20 @@ class Tokenizer:
     def vocabulary(self) -> int:
         """Number of token ids."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @functools.cached_property
+    def by_words(self) -> bool:
+        """Whether its tokens are whole words."""
+        from tokenizers.models import WordLevel
+        from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
+
+        split = isinstance(self.backend.pre_tokenizer, BertPreTokenizer | WhitespaceSplit)
+        return split and isinstance(self.backend.model, WordLevel) and self.special == WORD_LEVEL
+
+    def words_of(self, text: str) -> tuple[str, ...]:
+        """A text cut into words, where its tokens are words."""
+        assert self.by_words
+        return tuple(word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text))
 
     @property
     def pad_id(self) -> int:
@@ -94,8 +118,8 @@ class Tokenizer:
             _word_of(encoding, words, len(prompt), start)
             for encoding, words in zip(encodings, rows, strict=True)
         ]
-        word_of = np.concatenate(found or [np.empty(0, np.int64)])
-        return Encoded(*flat(encodings), None, word_of)
+        encoded = Encoded(*flat(encodings), None, np.concatenate(found or [np.empty(0, np.int64)]))
+        return replace(encoded, spelling=_spelling(rows, encoded)) if self.by_words else encoded
 
     def _encode(self, call: Any, texts: Sequence[Text], max_seq_length: int) -> list[Any]:
         self.backend.enable_truncation(max_seq_length)
@@ -139,6 +163,38 @@ def _word_of(encoding: Any, words: Sequence[str], first: int, start: int) -> npt
     return found
 
 
+def _spelling(rows: Sequence[Sequence[str]], encoded: Encoded) -> npt.NDArray[np.uint8]:
+    """[N, 1 + C]; each different word is looked at once."""
+    places: dict[str, int] = {}
+    words = np.fromiter((places.setdefault(word, len(places)) for row in rows for word in row), int)
+    first = np.cumsum([0, *(len(row) for row in rows)])[:-1]
+    assert encoded.word_of is not None
+    return spelled(spelling_array([*places]), words, first, encoded.word_of, encoded.lengths)
+
+
+def spelled(
+    table: npt.NDArray[np.uint8],
+    words: npt.NDArray[np.integer[Any]],
+    first: npt.NDArray[np.integer[Any]],
+    word_of: npt.NDArray[np.integer[Any]],
+    lengths: npt.NDArray[np.integer[Any]],
+) -> npt.NDArray[np.uint8]:
+    """[N, 1 + C]: the spelling of the word of each token.
+
+    Args:
+        table: [different words, 1 + C].
+        words: The words of all rows one after the other, by their place in `table`.
+        first: [B]: where the words of each row begin.
+        word_of: [N], as in `Encoded`.
+        lengths: [B]: tokens of each row.
+    """
+    found = np.zeros((len(word_of), table.shape[1]), np.uint8)
+    there = word_of >= 0
+    place = (np.repeat(first, lengths) + word_of)[there]
+    found[there] = table[words[place]]
+    return found
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder; raises ArtifactError where it has no fast one."""
     from tokenizers import Tokenizer as Backend
@@ -146,6 +202,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     from tokenizers.normalizers import Sequence as Steps
     from transformers import AutoTokenizer
 
+    if str(read_json(folder / "config.json").get("model_type", "")).startswith("kdpipe-"):
+        # AutoTokenizer looks at the config, whose type it would not know.
+        import kdpipe.nets.pretrained  # noqa: F401
     try:
         loaded = AutoTokenizer.from_pretrained(
             folder, use_fast=True, trust_remote_code=False, local_files_only=True

@@ -26,7 +26,7 @@ from kdpipe.errors import NonFiniteError
 from kdpipe.gold import Gold
 from kdpipe.join import Bools, Joined
 from kdpipe.loader import Batch, read_ahead, read_batch
-from kdpipe.parts import EMBEDDING, Needs
+from kdpipe.parts import EMBEDDING, MASKED_LOGITS, Needs
 from kdpipe.pipeline import TrainSpec
 from kdpipe.terms import Count, Terms
 
@@ -211,12 +211,13 @@ def measure(run: Run) -> dict[str, float]:
         needs[first] = needs.get(first, Needs()) | {EMBEDDING}
     of_student = run.terms.needs_of_student() | ({EMBEDDING} if with_cosine else set())
     plan = [rows[batch] for batch in by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)]
-    tokens = int(run.corpus.lengths[rows].sum())
+    per_row = (run.corpus.lengths, run.corpus.masked)
+    whole = Count(len(rows), *(int(counts[rows].sum()) for counts in per_row))
     loss = cosine = 0.0
     run.student.eval()
     for batch_rows in plan:
         batch = read_batch(run.corpus, run.caches, needs, batch_rows, run.gold).to(run.device)
-        share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), Count(len(rows), tokens))
+        share = _share(_count([batch]), whole)
         with torch.inference_mode(), autocast(run.device, run.dtype):
             said = run.student(batch.tokens, of_student)
             total, _ = run.terms(said, batch, progress=1.0, share=share)
@@ -230,7 +231,7 @@ def measure(run: Run) -> dict[str, float]:
 
 def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:
     spec = run.spec
-    whole = Count(sum(len(b.tokens) for b in batches), sum(len(b.tokens.ids) for b in batches))
+    whole = _count(batches)
     rate = learning_rate(spec, number, total)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["share"]
@@ -239,7 +240,7 @@ def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float)
     loss, losses = 0.0, dict.fromkeys((term.name for term in run.terms.terms), 0.0)
     for batch in batches:
         here = batch.to(run.device)
-        share = _share(Count(len(batch.tokens), len(batch.tokens.ids)), whole)
+        share = _share(_count([batch]), whole)
         with autocast(run.device, run.dtype):
             said = run.student(here.tokens, run.terms.needs_of_student())
             value, parts = run.terms(
@@ -302,8 +303,16 @@ def _epoch(run: Run, epoch: int) -> list[Rows]:
     return epoch_plan(rows, lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
 
 
+def _count(batches: list[Batch]) -> Count:
+    tokens = [batch.tokens for batch in batches]
+    masked = sum(one.vectors(MASKED_LOGITS) for one in tokens)
+    return Count(sum(map(len, tokens)), sum(len(one.ids) for one in tokens), masked)
+
+
 def _share(part: Count, whole: Count) -> dict[str, float]:
-    return {unit: part.of(unit) / whole.of(unit) for unit in ("rows", "tokens")}
+    units = ("rows", "tokens", "masked")
+    # There may be nothing masked.
+    return {unit: part.of(unit) / max(1, whole.of(unit)) for unit in units}
 
 
 def _groups(spec: TrainSpec, student: Encoder, terms: Terms) -> list[dict[str, Any]]:

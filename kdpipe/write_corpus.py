@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,13 @@ import pyarrow as pa
 
 from kdpipe import artifact, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
+from kdpipe.distinct import Distinct
 from kdpipe.errors import ArtifactError
 from kdpipe.kinds import Kinds
+from kdpipe.masking import UNMASKED, Masking
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
-from kdpipe.reading import read_rows
+from kdpipe.reading import as_words, read_rows
 from kdpipe.sources import Row
 from kdpipe.tokenizer import Tokenizer
 
@@ -57,8 +57,8 @@ def write_corpus(
         ArtifactError: no rows, rows that all are held out, rows of several kinds, labels of several
             types or too many of them.
     """
-    writer = _Writer(spec, folder, reading)
-    rows = itertools.islice(_distinct(spec, root, writer), spec.max_rows)
+    distinct = Distinct(spec, root)
+    writer, rows = _Writer(spec, folder, reading, distinct), iter(distinct)
     with Progress("tokenize", total=spec.max_rows, unit="rows") as bar:
         while chunk := list(itertools.islice(rows, _CHUNK)):
             writer.add(chunk)
@@ -85,20 +85,6 @@ def write_corpus(
     return facts
 
 
-def _distinct(spec: CorpusSpec, root: Path, writer: _Writer) -> Iterator[tuple[bytes, Row]]:
-    """Rows with their digests, without duplicates where the corpus wants none."""
-    seen: set[bytes] = set()
-    for source in spec.sources:
-        for row in source.rows(root):
-            digest = corpus.text_digest(row.text, row.text_pair)
-            if spec.deduplicate:
-                if digest in seen:
-                    writer.duplicates += 1
-                    continue
-                seen.add(digest)
-            yield digest, row
-
-
 @dataclass
 class _Rows:
     """The rows of the block that is being filled."""
@@ -111,35 +97,49 @@ class _Rows:
     digests: list[bytes] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
+    original: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    spelling: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     tokens: int = 0
+    masked: int = 0
 
 
 class _Writer:
     """Fills and writes blocks."""
 
-    def __init__(self, spec: CorpusSpec, folder: Path, reading: Reading) -> None:
-        self.duplicates = 0
-        self._folder, self._reading = folder, reading
-        self._salt = spec.seed.to_bytes(8, "little", signed=True)
-        self._held_below = int(spec.validation * 2**64)
+    def __init__(
+        self, spec: CorpusSpec, folder: Path, reading: Reading, distinct: Distinct
+    ) -> None:
+        self._folder, self._reading, self._distinct = folder, reading, distinct
         self._rows, self._blocks, self._kinds = _Rows(), list[BlockFacts](), Kinds()
-        self._totals = {"rows": 0, "held_out": 0, "tokens": 0, "longest": 0, "cut_rows": 0}
+        self._totals = dict.fromkeys(
+            ("rows", "held_out", "tokens", "masked", "longest", "cut_rows"), 0
+        )
+        self._masking = None
+        if spec.mlm_probability is not None:
+            prompt_tokens = reading.tokenizer.count(reading.prompt)
+            self._masking = Masking(
+                spec.mlm_probability, spec.seed, reading.tokenizer, prompt_tokens
+            )
         io.make_folder(folder)
 
     def add(self, chunk: list[tuple[bytes, Row]]) -> None:
         """Tokenise rows and put them into blocks."""
-        rows = [row for _, row in chunk]
-        self._kinds.add(rows)
         reading = self._reading
+        rows = as_words(reading.tokenizer, [row for _, row in chunk])
+        self._kinds.add(rows)
         read = read_rows(reading.tokenizer, rows, reading.max_seq_length, reading.prompt)
         encoded = read.encoded
+        if self._masking is not None:
+            encoded = self._masking.of(encoded, [chunk[index][0] for index in read.row_of])
         borders = np.cumsum(encoded.lengths)[:-1]
+        original = None if encoded.original is None else np.split(encoded.original, borders)
         word_of = None if encoded.word_of is None else np.split(encoded.word_of, borders)
+        spelling = None if encoded.spelling is None else np.split(encoded.spelling, borders)
         lengths = encoded.lengths.tolist()
         self._totals["cut_rows"] += read.cut
         self._totals["longest"] = max(self._totals["longest"], *lengths)
         for index, ids in enumerate(np.split(encoded.ids, borders)):
-            digest, row = chunk[read.row_of[index]]
+            digest, row = chunk[read.row_of[index]][0], rows[read.row_of[index]]
             block = self._rows
             block.ids.append(ids)
             block.lengths.append(lengths[index])
@@ -148,8 +148,13 @@ class _Writer:
             if word_of is not None:
                 block.word_of.append(word_of[index])
                 block.words.append(row.words)
+            if spelling is not None:
+                block.spelling.append(spelling[index])
+            if original is not None:
+                block.original.append(original[index])
+                block.masked += int((original[index] != UNMASKED).sum())
             block.digests.append(digest)
-            block.held_out.append(self._is_held_out(digest))
+            block.held_out.append(self._distinct.is_held_out(digest))
             block.labels.append(read.labels[index])
             block.tokens += lengths[index]
             if _ends_block(digest, lengths[index], block.tokens):
@@ -162,19 +167,16 @@ class _Writer:
         reading = self._reading
         return CorpusFacts(
             **self._totals,
-            duplicates=self.duplicates,
+            duplicates=self._distinct.duplicates,
             tokenizer=reading.tokenizer.fingerprint,
             vocabulary=reading.tokenizer.vocabulary,
+            by_words=reading.tokenizer.by_words,
             max_seq_length=reading.max_seq_length,
             prompt=reading.prompt,
             prompt_tokens=reading.tokenizer.count(reading.prompt),
             labels=self._kinds.labels,
             blocks=tuple(self._blocks),
         )
-
-    def _is_held_out(self, digest: bytes) -> bool:
-        drawn = hashlib.blake2b(digest, digest_size=8, key=self._salt).digest()
-        return int.from_bytes(drawn, "little") < self._held_below
 
     def _flush(self) -> None:
         block, self._rows = self._rows, _Rows()
@@ -188,11 +190,13 @@ class _Writer:
                 first_row=self._totals["rows"],
                 rows=len(table),
                 tokens=block.tokens,
+                masked=block.masked,
                 tokens_digest=digest,
             )
         )
         self._totals["rows"] += len(table)
         self._totals["tokens"] += block.tokens
+        self._totals["masked"] += block.masked
         self._totals["held_out"] += sum(block.held_out)
 
 
@@ -202,10 +206,12 @@ def _table(block: _Rows, first: int, reading: Reading, kinds: Kinds) -> tuple[pa
         reading.tokenizer.vocabulary,
         pairs=bool(kinds.pairs),
         words=bool(kinds.words),
+        masked=bool(block.original),
         label=kinds.label,
     )
     ids, lengths = np.concatenate(block.ids), np.asarray(block.lengths, np.int64)
     second_at = np.asarray(block.second_at, np.int64) if kinds.pairs else None
+    original = np.concatenate(block.original) if block.original else None
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     columns = {
         "row": np.arange(first, first + len(lengths)),
@@ -216,15 +222,18 @@ def _table(block: _Rows, first: int, reading: Reading, kinds: Kinds) -> tuple[pa
         "second_at": second_at,
         "words": block.words,
         "word": np.concatenate(block.word_of) if block.word_of else None,
+        "original": original,
         "label": block.labels,
     }
     arrays = [
         _lists(starts, columns[column.name], column.type)
-        if column.name in {"input_ids", "word"}
+        if column.name in {"input_ids", "word", "original"}
         else pa.array(columns[column.name], column.type)
         for column in schema
     ]
-    return pa.table(arrays, schema=schema), corpus.tokens_digest(ids, lengths, second_at)
+    spelling = np.concatenate(block.spelling) if block.spelling else None
+    digest = corpus.tokens_digest(ids, lengths, second_at, original, spelling)
+    return pa.table(arrays, schema=schema), digest
 
 
 def _lists(starts: npt.NDArray[np.int32], values: Any, kind: pa.ListType) -> pa.ListArray:

@@ -18,6 +18,7 @@ import kdpipe
 from kdpipe import artifact, card, io, plots
 from kdpipe.folder import write_model
 from kdpipe.job import Job, Line
+from kdpipe.nets.crf import FILE as CRF_FILE
 from kdpipe.pipeline import StudentSpec
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ def _weights(folder: Path, place: str, tensors: dict[str, Tensor]) -> list[str]:
     prefix = "student.model."
     kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     dense = {k.removeprefix("student."): v for k, v in tensors.items() if "student.dense." in k}
-    files = {"model.safetensors": kept} | ({"dense.safetensors": dense} if dense else {})
+    prefix = "student.crf."
+    crf = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    every = {"model.safetensors": kept, "dense.safetensors": dense, CRF_FILE: crf}
+    files = {name: values for name, values in every.items() if values}
     for name, values in files.items():
         here = {key: value.cpu().contiguous() for key, value in values.items()}
         io.write_file(folder / f"{place}{name}", save(here, {"format": "pt"}))

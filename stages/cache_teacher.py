@@ -105,7 +105,7 @@ def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: s
     from kdpipe.dry_run import pace
     from kdpipe.project import same_tokenizer
 
-    who, where = project.teacher(name), pick_device(device)
+    who, where = project.teacher(name, mlm=spec.asks_mlm), pick_device(device)
     same_tokenizer(who, corpus, spec.corpus)
     asking = teacher.Asking(corpus, who.identity, spec, pick_dtype(spec.dtype, where))
 
@@ -114,6 +114,7 @@ def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: s
 
     def plan(todo: list[Todo]) -> tuple[Dims, str]:
         encoder = load()
+        teacher.check(asking, encoder)
         return encoder.dims, pace(asking, todo, encoder)
 
     def answer(todo: list[Todo]) -> CacheFacts:

@@ -20,6 +20,8 @@ def evaluate(
 ) -> None:
     """Measure quality and speed of a student: tables and a picture in reports/NAME.
 
+    Without names: all students that have something to be measured by.
+
     Example: kdpipe evaluate pipelines/demo.yaml small
     """
     from kdpipe.pipeline import choose
@@ -28,7 +30,9 @@ def evaluate(
 
     expect_version(stage_version, versions.EVALUATE)
     project = open_project(pipeline)
-    chosen = choose(project.pipeline.students, names, "student")
+    students = project.pipeline.students
+    chosen = choose(students, names, "student")
+    chosen = [name for name in chosen if names or students[name].tasks]
     for name in chosen:
         _evaluate(project, name, device)
     if "KDPIPE_REPRO" not in os.environ:

@@ -9,7 +9,7 @@ import typer
 
 from kdpipe.options import Device
 
-Folder = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")]
+Folder = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder.")]
 Text = Annotated[
     Path, typer.Argument(metavar="FILE", help="Texts: .txt, .tsv, .jsonl, ...; or questions.")
 ]
@@ -41,18 +41,19 @@ def predict(
 
     A classifier gives a label and its probability, a tagger a tag for each word (texts are cut into
     words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line), a regressor a
-    number; a model without such a head gives embeddings. A model
-    that answers questions reads them from .json of SQuAD, or from .jsonl, .parquet or .arrow with
-    columns id, question and context, and gives answers with the probability of both their ends.
+    number; a model without such a head gives embeddings. A model that answers questions reads .json
+    of SQuAD, or .jsonl, .parquet or .arrow with columns id, question and context (blank ones are
+    left out), and gives answers with the probability of both their ends.
 
     Example: kdpipe predict artifacts/students/small my.txt vectors.npy
     """
     from kdpipe import io, predict
     from kdpipe.errors import UsageError
+    from kdpipe.hub import find_model
     from kdpipe.progress import say
     from kdpipe.sources import Squad
 
-    subject = predict.open_subject(model, device)
+    subject = predict.open_subject(find_model(model), device)
     problem = subject.encoder.dims.problem
     suffix = ".npy" if subject.encoder.answers is None else ".jsonl"
     if output.suffix != suffix:

@@ -92,7 +92,8 @@ def make_cache(
     questions = asking(project, made, name)
     store = Store(project.store.root)
     todo = missing(questions, store)
-    teacher = project.teacher(project.pipeline.caches[name].teacher)
+    spec = project.pipeline.caches[name]
+    teacher = project.teacher(spec.teacher, mlm=spec.asks_mlm)
     facts = answer(questions, todo, store, teacher.load)
     finish(questions, facts, store, project.cache_folder(name), {"corpus": made.digest})
     return project.cache(name, made), len(todo)

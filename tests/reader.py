@@ -21,7 +21,7 @@ Json = dict[str, Any]
 Array = npt.NDArray[Any]
 
 VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 2, "kdpipe.student": 1}
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "I32": "<i4"}
 
 
 def read_manifest(folder: Path) -> tuple[Json, str]:

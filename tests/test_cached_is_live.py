@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,11 @@ from kdpipe.activations import Tokens
 from kdpipe.encoder import observe
 from kdpipe.loader import Batch
 from kdpipe.parts import EMBEDDING, Part
-from kdpipe.pipeline import StudentSpec
-from kdpipe.terms import Terms
+from tests.live import TOLERANCE, assert_same, terms_of
 from tests.pieces import make_cache, make_corpus, new_project, sentences
 from tests.tiny import tiny_encoder, tiny_teacher_folder
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, dict[str, Any]] = {
     "embedding-mse": {"kind": "embedding", "loss": "mse"},
     "embedding-cosine": {"kind": "embedding", "loss": "cosine"},
     "embedding-similarity": {"kind": "embedding", "loss": "similarity"},
@@ -60,7 +61,6 @@ NEEDS = frozenset(
     | {Part("hidden", layer) for layer in range(LAYERS + 1)}
     | {Part(n, layer) for n in ("query", "key", "value") for layer in range(1, LAYERS + 1)}
 )
-TOLERANCE = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2}
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,9 @@ def both(project, family, storage):
     return tokens, live, cache.read(rows, NEEDS)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "modernbert"])
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "distilbert", "electra", "mpnet", "modernbert"]
+)
 def test_what_is_read_is_what_was_said(project, family):
     _, live, cached = both(project, family, "fp32")
     for part in NEEDS:
@@ -103,34 +105,20 @@ def test_what_is_read_is_what_was_said(project, family):
 
 @pytest.mark.parametrize("storage", TOLERANCE)
 def test_loss_and_gradients_of_every_objective(project, storage):
-    tokens, live, cached = both(project, "bert", storage)
-    for name, objective in OBJECTIVES.items():
-        student = tiny_encoder(layers=2, seed=5)
-        dims = student.dims
-        spec = StudentSpec.model_validate(
-            {
-                "caches": ["said"],
-                "model": {"kind": "shape"},
-                "objectives": [objective],
-            }
-        )
-        torch.manual_seed(0)
-        terms = Terms(spec, dims, {"said": tiny_encoder(layers=LAYERS).dims})
-        found = []
-        for teacher in (live, cached):
-            student.zero_grad()
-            terms.zero_grad()
-            student.eval()
-            said = student(tokens, terms.needs_of_student())
-            share = {"rows": 1.0, "tokens": 1.0}
-            loss, _ = terms(said, Batch(tokens, {"said": teacher}), progress=0.0, share=share)
-            loss.backward()
-            weights = [*student.parameters(), *terms.parameters()]
-            gradients = [p.grad.flatten() for p in weights if p.grad is not None]
-            found.append((loss.detach(), torch.cat(gradients)))
-        (loss_live, grad_live), (loss_cached, grad_cached) = found
-        assert loss_live > 1e-3, name
-        tolerance = TOLERANCE[storage]
-        assert torch.allclose(loss_live, loss_cached, rtol=tolerance, atol=tolerance), name
-        distance = (grad_live - grad_cached).norm() / grad_live.norm()
-        assert distance < 10 * tolerance, name
+    check("bert", OBJECTIVES, storage, *both(project, "bert", storage))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "mpnet", "modernbert"])
+def test_loss_and_gradients_of_queries_keys_and_values_in_every_family(project, family):
+    kinds = {"relation"} if family in {"mpnet", "modernbert"} else {"relation", "attention"}
+    fit = {name: one for name, one in OBJECTIVES.items() if one["kind"] in kinds}
+    check(family, fit, "fp32", *both(project, family, "fp32"))
+
+
+def check(family, objectives, storage, tokens, live, cached):
+    teacher = tiny_encoder(layers=LAYERS, family=family).dims
+    for name, objective in objectives.items():
+        student = tiny_encoder(layers=2, family=family, seed=5)
+        terms = terms_of(objective, student.dims, {"said": teacher})
+        one, other = (Batch(tokens, {"said": said}) for said in (live, cached))
+        assert_same(name, student, terms, one, other, storage)

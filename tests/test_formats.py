@@ -334,7 +334,7 @@ def test_receipts_and_keys_of_the_store(made: Made) -> None:
     (probe,) = store.glob("teacher-*.json")
     known = {"classes", "difference", "embedding_width", "heads", "hidden_width", "layers"}
     assert json.loads(probe.read_bytes()) == {
-        key: facts[key] for key in known | {"problem", "relative"}
+        key: facts[key] for key in known | {"problem", "relative", "vocabulary"}
     }
 
 

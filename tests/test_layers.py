@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors
-    config io options parts progress schedule stop versions
+    config io nets options parts progress schedule stop versions
     artifact device hub
     tokenizer
-    activations anatomy batches losses metrics nets parameters report
+    masking
+    activations anatomy batches losses masked metrics parameters report
     objectives plots sources targets
     corpus modules storage store windows
     augment given heads kinds reading spans taps
@@ -27,7 +28,8 @@ LAYERS = """
     loader
     students
     pipeline speed
-    dvc evaluate student teacher terms write_corpus
+    distinct
+    dvc evaluate student teacher terms vocabulary write_corpus
     dry_run import_targets project train
     checkpoint
     job

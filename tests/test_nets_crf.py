@@ -180,10 +180,37 @@ def test_emissions_of_a_shorter_type_are_computed_with_in_that_of_the_parameters
     assert net.marginals(given, MASK).dtype == torch.float32
 
 
-@pytest.mark.parametrize("label", [-1, -100, LABELS])
-def test_a_tag_that_is_no_label_is_refused(label):
+def test_tags_that_are_not_known_may_be_any():
+    net, given, gold = crf(), emissions().requires_grad_(), tags()
+    gold[0, 1] = gold[3, 0] = -100
+    gold[2, :3] = -1
+    expected = []
+    for row, length in enumerate(LENGTHS):
+        known = {
+            place: label for place, label in enumerate(gold[row, :length].tolist()) if label >= 0
+        }
+        paths = every(net, given[row], length).items()
+        fitting = [p for path, p in paths if all(path[at] == known[at] for at in known)]
+        expected.append(math.log(math.fsum(fitting)))
+    found = net.log_likelihood(given, gold, MASK, "none")
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert found[2].item() == 0.0
+    mean = net.log_likelihood(given, gold, MASK)
+    assert mean.item() == pytest.approx(sum(expected) / (sum(LENGTHS) - 5), abs=1e-12)
+    mean.backward()
+    assert torch.count_nonzero(given.grad[2]) == 0
+    assert torch.count_nonzero(given.grad[0]) > 0
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+    def value(at: Tensor, *_: Tensor) -> Tensor:
+        return net.log_likelihood(at, gold, MASK)
+
+    assert torch.autograd.gradcheck(value, (emissions().requires_grad_(), *net.parameters()))
+
+
+def test_a_tag_that_is_no_label_is_refused():
     gold = tags()
-    gold[0, 1] = label
+    gold[0, 1] = LABELS
     with pytest.raises(RuntimeError, match="out of bounds"):
         crf().log_likelihood(emissions(), gold, MASK)
 

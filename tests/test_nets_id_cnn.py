@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from kdpipe.nets.features import shape_array
-from kdpipe.nets.id_cnn import IDCNN, dropout_penalty
+from kdpipe.nets.id_cnn import IDCNN
 from tests.nets import SENTENCES, SIZE, words
+
+RATES = ("input_dropout", "middle_dropout", "hidden_dropout")
 
 
 def convolved(convolution: nn.Conv1d, states: list[Tensor]) -> list[Tensor]:
@@ -67,43 +69,14 @@ def test_blocks_share_their_convolutions():
     assert len(sizes) == 1
 
 
-def test_without_dropout_is_the_net_in_evaluation_while_it_trains():
-    torch.manual_seed(0)
-    net = IDCNN(SIZE, blocks=2, middle_dropout=0.2)
-    free = net.without_dropout(words())
-    assert not torch.equal(net(words()), free)
-    assert net.training
-    assert torch.equal(net.eval()(words()), free)
-
-
-@pytest.mark.parametrize("place", ["input_dropout", "middle_dropout", "hidden_dropout"])
+@pytest.mark.parametrize("place", RATES)
 def test_each_dropout_acts(place):
-    rates = {"input_dropout": 0.0, "middle_dropout": 0.0, "hidden_dropout": 0.0}
-    torch.manual_seed(0)
-    net = IDCNN(SIZE, blocks=2, **rates)
-    assert torch.equal(net(words()), net.without_dropout(words()))
-    net = IDCNN(SIZE, blocks=2, **rates | {place: 0.5})
-    assert not torch.equal(net(words()), net.without_dropout(words()))
+    def both(**rates: float) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        net = IDCNN(SIZE, **{"blocks": 2, **dict.fromkeys(RATES, 0.0), **rates})
+        return net(words()), net.eval()(words())
+
+    assert torch.equal(*both())
+    assert not torch.equal(*both(**{place: 0.5}))
     if place == "middle_dropout":  # it is between blocks: one block has none
-        net = IDCNN(SIZE, blocks=1, **rates | {place: 0.5})
-        assert torch.equal(net(words()), net.without_dropout(words()))
-
-
-def test_dropout_penalty_is_half_the_summed_square_and_padding_adds_nothing():
-    torch.manual_seed(0)
-    net = IDCNN(SIZE).double()
-    head = nn.Linear(net.width, 3).double()
-    inputs = words(more=4)
-    logits, without = head(net(inputs)), head(net.without_dropout(inputs))
-    expected = 0.0
-    for row, sentence in enumerate(SENTENCES):
-        for place in range(len(sentence)):
-            for label in range(3):
-                expected += (logits[row, place, label] - without[row, place, label]).item() ** 2 / 2
-    found = dropout_penalty(logits, without)
-    assert found.item() == pytest.approx(1e-4 * expected, rel=1e-12)
-    assert dropout_penalty(logits, without, 0.5).item() == pytest.approx(expected / 2, rel=1e-12)
-    assert expected > 0
-    one, two = torch.autograd.grad(found, (logits, without))
-    torch.testing.assert_close(one, -two)
-    torch.testing.assert_close(one, 1e-4 * (logits - without))
+        assert torch.equal(*both(blocks=1, middle_dropout=0.5))

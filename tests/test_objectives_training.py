@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from kdpipe.parts import LOGITS
 from kdpipe.pipeline import StudentSpec
 from kdpipe.terms import Terms
 from tests.pieces import make_cache, make_corpus, new_project, sentences
-from tests.seen import (
-    SINGLE,
-    E,
-)
+from tests.seen import CLASSES, SEVERAL, SINGLE, E
+from tests.tiny import tiny_headed_folder
 
 
 @pytest.fixture
@@ -120,6 +119,52 @@ def test_what_is_missing_is_said_before_the_first_step(objective, head, kind, me
     with pytest.raises(kind) as caught:
         new_job([objective], head=head, embedding_size=None)
     assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize("problem", [SINGLE, SEVERAL])
+def test_accumulated_batches_make_the_same_step_as_one_large_one(project, problem):
+    """Rows of a head about rows count the same, however long they are."""
+    several = problem == SEVERAL
+    rows = [
+        {"text": text, "label": [CLASSES[row % 4]] if several else CLASSES[row % 4]}
+        for row, text in enumerate(sentences(80))
+    ]
+    (project / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_headed_folder(project / "one", "sequence", CLASSES, problem)
+    source = {"kind": "files", "files": ["data.jsonl"], "label_column": "label"}
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ends = []
+    for tokens, accumulation in ((100_000, 1), (64, 1_000)):
+        spec = {
+            "caches": ["one"],
+            "model": {"kind": "teacher_layers", "layers": [1], "config": plain},
+            "head": {"kind": "sequence", "problem_type": problem},
+            "objectives": [{"kind": "logits", "temperature": 2.0}, {"kind": "labels"}],
+            "train": {
+                "tokens_per_batch": tokens,
+                "gradient_accumulation_steps": accumulation,
+                "max_steps": 1,
+                "bf16": False,
+            },
+        }
+        cache = {"corpus": "text", "teacher": "one", "dtype": "fp32"}
+        place = new_project(
+            project,
+            ["not read"],
+            corpora={"text": {"sources": [source], "tokenizer": "one", "max_seq_length": 32}},
+            teachers={"one": {"model": "one"}},
+            caches={"one": cache | {"targets": [{"kind": "logits"}]}},
+            students={"s": spec},
+        )
+        if not place.corpus_folder("text").exists():
+            make_cache(place, make_corpus(place), "one")
+        work = job.prepare(place, "s", *place.inputs("s"), "cpu")
+        step = next(iter(train.fit(work.run)))
+        ends.append([step.loss, step.grad_norm, *step.losses.values()])
+        ends[-1] += [train.measure(work.run)["eval_loss"]]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+    assert min(ends[0]) > 1e-3
 
 
 def test_several_teachers_have_to_fit_one_by_one():

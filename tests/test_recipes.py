@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kdpipe import cli
+from tests.masked import masked_folder
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
@@ -56,6 +57,8 @@ def smaller(found: Any) -> Any:
     if str(made.get("model", "")).startswith("sentence-transformers/"):
         made = {key: made[key] for key in made if key not in {"package", "sha256"}}
         made["model"] = "tiny"
+    if str(made.get("model", "")).startswith("google-bert/"):
+        made["model"] = "masked"
     if made.get("kind") == "shape":
         made |= SMALL | {"num_hidden_layers": 3}
     if made.get("kind") == "relation" and made.get("heads"):
@@ -73,6 +76,7 @@ def smaller(found: Any) -> Any:
 def test_a_recipe_runs(name: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data(project / "data")
     tiny_teacher_folder(project / "tiny", layers=LAYERS)
+    masked_folder(project / "masked", layers=2 * LAYERS)
     yaml = YAML(typ="safe", pure=True)
     pipeline = smaller(yaml.load((PIPELINES / name / "pipeline.yaml").read_text("utf-8")))
     with (project / "pipeline.yaml").open("w", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from kdpipe.spans import best_spans
 from kdpipe.windows import Windows, read_windows
@@ -81,6 +82,21 @@ def test_the_best_span_is_the_best_of_all(limit: int, stride: int, size: int, lo
         assert found.probabilities == pytest.approx(chances, rel=1e-9, abs=0.0)
         assert found.characters[[2, 5]].tolist() == [[0, 0], [0, 0]]
         assert found.probabilities[[2, 5]].tolist() == [0.0, 0.0]
+
+
+def test_no_span_goes_from_one_window_into_the_next() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
+    windows = read_windows(tokenizer, [("", CONTEXT), ("", SENTENCES[2])], 8, 0)
+    # There is nothing between the windows.
+    assert (windows.characters >= 0).all()
+    logits = np.zeros((len(windows.rows.ids), 2), np.float32)
+    logits[7] = [5.0, 0.0]
+    logits[8] = [0.0, 5.0]
+    found = best_spans(windows, logits, n_best_size=20, max_answer_length=30)
+    wanted = tried(windows, logits, 20, 8)
+    assert found.characters.tolist() == [[one.begin, one.end] for one in wanted]
+    assert CONTEXT[slice(*found.characters[0])] in {".", "A"}
 
 
 def test_where_starts_and_ends_may_be() -> None:

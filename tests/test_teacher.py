@@ -14,9 +14,10 @@ import torch
 
 from kdpipe import teacher, write_corpus
 from kdpipe.encoder import Encoder
-from kdpipe.errors import ArtifactError, NonFiniteError
+from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
 from kdpipe.parts import EMBEDDING, Part
 from tests.pieces import asking, make_cache, make_corpus, new_project, sentences, write_text
+from tests.tiny import tiny_headed_folder
 
 NEEDS = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})
 
@@ -204,3 +205,29 @@ def test_bf16_states_its_difference_to_fp32(project):
     assert 0.99 < facts.difference.min_cosine < 1.0
     assert 0.0 < facts.difference.max_abs < 0.1
     assert facts.difference.rows == min(64, corpus.facts.blocks[0].rows)
+
+
+@pytest.mark.parametrize(
+    ("head", "target", "message"),
+    [
+        (None, {"kind": "hidden", "layers": [4, 5]}, "hidden states of layer 5, the teacher has 4"
+         " layers: choose among them"),
+        (None, {"kind": "qkv", "layers": [9], "parts": ["value"]}, "value of layer 9, the teacher"
+         " has 4 layers: choose among them"),
+        (None, {"kind": "logits"}, "logits, the teacher has no head: use a teacher that was trained"
+         " for the task"),
+        ("token", {"kind": "logits"}, "logits, the teacher gives token logits: change 'per' of the"
+         " target"),
+        ("sequence", {"kind": "logits", "per": "token"}, "token logits, the teacher gives logits:"
+         " change 'per' of the target"),
+    ],
+)  # fmt: skip
+def test_what_a_teacher_cannot_say_is_refused(project, head, target, message):
+    if head is not None:
+        tiny_headed_folder(project / "teacher", head)
+    spec = {"corpus": "text", "teacher": "tiny", "dtype": "fp32", "targets": [target]}
+    place = new_project(project, sentences(10), caches={"other": spec})
+    with pytest.raises(UsageError) as caught:
+        make_cache(place, make_corpus(place), "other")
+    assert str(caught.value) == f"the cache asks for {message}"
+    assert not place.cache_folder("other").exists()

@@ -314,6 +314,7 @@ def test_a_token_that_covers_nothing_behind_the_text_is_of_no_word() -> None:
         enable_truncation=lambda limit: None,
         no_truncation=lambda: None,
         encode_batch=lambda texts: [encoding],
+        pre_tokenizer=None,
     )
     assert words_of(Tokenizer(backend, {}, ()).encode_words([["cat"]], 8)) == [[0, -1]]
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 Reduction = Literal["token", "sum", "none"]
+FILE = "crf.safetensors"
+"""Where a model folder keeps one."""
 
 
 class CRF(nn.Module):
@@ -37,16 +39,22 @@ class CRF(nn.Module):
     ) -> Tensor:
         """Log-probability of `tags [B, T]`; its negative is the loss.
 
-        `token`: a scalar, the sum over rows by the number of words, so that a weight beside it
+        A tag below 0 is not known: what counts is the probability of all sequences that have the
+        known ones (Tsuboi and others, 2008), 1 where none is known.
+
+        `token`: a scalar, the sum over rows by the number of known tags, so that a weight beside it
         means what it means beside a cross-entropy of words. `sum`: a scalar, the sum over rows,
         which is what NLP Architect trains on. `none`: [B]; 0 for a row without words.
         """
-        emissions = self._clean(emissions, mask)
-        values = self._score(emissions, tags, mask) - self._log_normaliser(emissions, mask)
-        values = values.masked_fill(~mask.any(1), 0.0)
+        emissions, known = self._clean(emissions, mask), (tags >= 0) & mask
+        chosen = tags.masked_fill(~known, 0).unsqueeze(-1)
+        out = known.unsqueeze(-1).expand(emissions.shape).scatter(2, chosen, value=False)
+        both = torch.cat((emissions.masked_fill(out, -torch.inf), emissions))
+        some, every = self._log_normaliser(both, mask.repeat(2, 1)).chunk(2)
+        values = (some - every).masked_fill(~mask.any(1), 0.0)
         if reduction == "none":
             return values
-        return values.sum() if reduction == "sum" else values.sum() / mask.sum().clamp(min=1)
+        return values.sum() if reduction == "sum" else values.sum() / known.sum().clamp(min=1)
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -79,15 +87,6 @@ class CRF(nn.Module):
 
     def _clean(self, emissions: Tensor, mask: Tensor) -> Tensor:
         return emissions.to(self.transitions.dtype).masked_fill(~mask.unsqueeze(-1), 0.0)
-
-    def _score(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
-        """[B]: the score of one sequence of labels for each row."""
-        tags = tags.masked_fill(~mask, 0)
-        last = tags.gather(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0)).squeeze(1)
-        # First of all: gather refuses negative tags, which would count from the end below.
-        emitted = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
-        steps = self.transitions[tags[:, :-1], tags[:, 1:]].masked_fill(~mask[:, 1:], 0.0)
-        return self.start[tags[:, 0]] + emitted.sum(1) + steps.sum(1) + self.end[last]
 
     def _log_normaliser(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """[B]: log of the summed exponentials of the scores of all sequences."""

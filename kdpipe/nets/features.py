@@ -59,6 +59,12 @@ def character_array(
     return flat.reshape(len(words), max_characters).astype(np.int64)
 
 
+def spelling_array(words: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """[N, 1 + C]: the shape and then the characters of each word, all ids of both below 256."""
+    shapes = shape_array(words)[:, None]
+    return np.concatenate([shapes, character_array(words)], 1).astype(np.uint8)
+
+
 def shape_array(words: Sequence[str]) -> npt.NDArray[np.int64]:
     """[N]: `shape_of` each word."""
     return np.fromiter((shape_of(word) for word in words), np.int64, len(words))

@@ -1,6 +1,6 @@
 """ID-CNN: dilated convolutions over words, iterated (Strubell and others, arXiv 1702.02098).
 
-Legend: B rows, T words of the longest row, D width of a word as it is read, F filters, L labels.
+Legend: B rows, T words of the longest row, D width of a word as it is read, F filters.
 """
 
 from __future__ import annotations
@@ -68,37 +68,20 @@ class IDCNN(nn.Module):
 
     def every(self, inputs: Words) -> list[Tensor]:
         """[B, T, D], what the first convolution reads, then [B, T, width] of each convolution."""
-        return self._states(inputs, drop=self.training)
-
-    def without_dropout(self, inputs: Words) -> Tensor:
-        """[B, T, width]: the states in training, were there no dropout; for `dropout_penalty`."""
-        return self._states(inputs, drop=False)[-1]
-
-    def _states(self, inputs: Words, drop: bool) -> list[Tensor]:
         parts = [self.words(inputs.ids), self.shapes(inputs.shaped())]
         if self.characters is not None:
             parts.append(self.characters(inputs.spelt()))
         every = [silence(torch.cat(parts, -1), inputs.mask)]
-        states = functional.dropout(every[0], self.input_dropout, drop)
+        states = functional.dropout(every[0], self.input_dropout, self.training)
         every.append(_convolve(self.entry, states, inputs.mask))
         for block in range(self.blocks):
-            states = functional.dropout(every[-1], self.middle_dropout if block else 0.0, drop)
+            rate = self.middle_dropout if block else 0.0
+            states = functional.dropout(every[-1], rate, self.training)
             for convolution in self.dilated:
                 states = _convolve(convolution, states, inputs.mask)
                 every.append(states)
-        every[-1] = functional.dropout(every[-1], self.hidden_dropout, drop)
+        every[-1] = functional.dropout(every[-1], self.hidden_dropout, self.training)
         return every
-
-
-def dropout_penalty(logits: Tensor, without: Tensor, weight: float = 1e-4) -> Tensor:
-    """`weight` / 2 times the summed squared difference of `[B, T, L]` and `[B, T, L]`.
-
-    The first are the logits in training, the second those of `without_dropout`, under one head;
-    gradients pass through both (Ma and others, arXiv 1609.08017). As in NLP Architect it is a sum
-    over the words of the batch, not a mean. Padded places, whose states are 0 both times, add
-    nothing.
-    """
-    return (logits - without).square().sum() * (weight / 2)
 
 
 def _convolve(convolution: nn.Module, states: Tensor, mask: Tensor) -> Tensor:

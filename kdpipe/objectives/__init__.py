@@ -13,22 +13,27 @@ from kdpipe.objectives.hidden import MatchHidden
 from kdpipe.objectives.labels import MatchLabels
 from kdpipe.objectives.logits import MatchLogits
 from kdpipe.objectives.many_layers import MatchManyLayers
+from kdpipe.objectives.masked import MatchMasked
 from kdpipe.objectives.relation import MatchRelation
+from kdpipe.objectives.steady import DropoutPenalty
 from kdpipe.objectives.structure import MatchStructure
 
 _OfLayers = MatchHidden | MatchStructure | MatchRelation | MatchAttention | MatchManyLayers
 AnyObjective = Annotated[
-    MatchEmbedding | MatchLogits | MatchLabels | _OfLayers, Field(discriminator="kind")
+    MatchEmbedding | MatchLogits | MatchLabels | MatchMasked | DropoutPenalty | _OfLayers,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
     "AnyObjective",
+    "DropoutPenalty",
     "MatchAttention",
     "MatchEmbedding",
     "MatchHidden",
     "MatchLabels",
     "MatchLogits",
     "MatchManyLayers",
+    "MatchMasked",
     "MatchRelation",
     "MatchStructure",
     "Objective",

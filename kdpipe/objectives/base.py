@@ -62,7 +62,7 @@ class Objective(Frozen, ABC):
     """Which of the student's caches to learn from; may be left out where there is one."""
 
     @abstractmethod
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
+    def unit(self, pair: Pairing) -> Literal["rows", "tokens", "masked"]:
         """What the loss is a mean over: accumulated batches are weighted by their count of it."""
 
     @abstractmethod

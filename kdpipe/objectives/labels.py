@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,11 +15,15 @@ from kdpipe.parts import Needs
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdpipe.nets.crf import CRF
+
 
 class MatchLabels(Objective):
     """Match labels: cross-entropy, of each label's sigmoid for several, squared error for numbers.
 
-    Rows and tokens without a label do not count.
+    Rows and tokens without a label do not count. The start of a span and its end are each chosen
+    among all tokens of a window, those of the question and special ones included; in windows
+    without the whole answer both are the first token.
     """
 
     kind: Literal["labels"]
@@ -48,8 +53,10 @@ class MatchLabels(Objective):
         """Whether it looks at the labels of the corpus."""
         return True
 
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
+    def unit(self, pair: Pairing) -> Literal["rows", "tokens", "masked"]:
         """What the loss is a mean over."""
+        if pair.student.problem == "mlm":
+            return "masked"
         return "tokens" if pair.student.problem == "token" else "rows"
 
     def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
@@ -94,4 +101,21 @@ class MatchLabels(Objective):
                 # What a tagger says about other tokens than the first of a word was never trained.
                 sure &= seen.words
             gold = gold.where(gold != IGNORED, likely.where(sure, IGNORED))
+        if seen.student.crf is not None:
+            return _of_rows(seen.student.crf, seen, logits, gold)
         return losses.cross_entropy(logits, gold)
+
+
+def _of_rows(crf: CRF, seen: Seen, logits: Tensor, gold: Tensor) -> Tensor:
+    """Negative log-likelihood of whole rows of labels, mean over the words that have one.
+
+    The first tokens of words take part; a word without a label may have any.
+    """
+    from kdpipe.activations import mask_of, pad
+    from kdpipe.losses.labels import IGNORED
+
+    there = gold != IGNORED
+    if seen.words is not None:
+        there |= seen.words
+    mask = mask_of(replace(seen, words=there).words_of_rows())
+    return -crf.log_likelihood(pad(logits[there], mask), pad(gold[there], mask), mask)

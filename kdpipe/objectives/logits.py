@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from kdpipe.config import Frozen, Name
 from kdpipe.errors import UsageError
 from kdpipe.objectives.base import Objective, Pairing, Seen
-from kdpipe.parts import LOGITS, TOKEN_LOGITS, Part, some
+from kdpipe.parts import LOGITS, MASKED_LOGITS, TOKEN_LOGITS, Part, some
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,11 @@ Temperature = PositiveFloat | Annotated[Flsw | Cwsm, Field(discriminator="kind")
 
 
 class MatchLogits(Objective):
-    """Match logits of rows, of the first tokens of words, or of the start and the end of a span."""
+    """Match logits of rows, of the first tokens of words, or of the start and the end of a span.
+
+    These two are distributions over all tokens of a window, those of the question and special ones
+    included.
+    """
 
     kind: Literal["logits"]
     loss: Literal["kl", "reverse_kl", "jensen_shannon", "ce", "mse"] = "kl"
@@ -86,6 +90,8 @@ class MatchLogits(Objective):
     def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
         """Logits of both; raises UsageError where they are not about the same classes."""
         problem = same_head("logits", pair)
+        if problem == "mlm":
+            raise UsageError("objective 'logits': the student guesses tokens: use kind: mlm")
         several = problem == "multi_label_classification"
         if problem == "regression" and self.loss != "mse":
             raise UsageError("objective 'logits': a regression has no classes: use loss: mse")
@@ -197,6 +203,8 @@ class MatchLogits(Objective):
 
 def logits_part(pair: Pairing) -> Part:
     """Where the logits of the student are."""
+    if pair.student.problem == "mlm":
+        return MASKED_LOGITS
     return TOKEN_LOGITS if pair.student.problem in {"token", "span"} else LOGITS
 
 

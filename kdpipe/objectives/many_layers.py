@@ -50,7 +50,8 @@ class MatchManyLayers(Objective):
     def projections(self, pair: Pairing) -> dict[str, nn.Module]:
         """One map for each layer of the student."""
         names = [str(layer) for layer in range(1, pair.student.layers + 1)]
-        return projection(self.projection, names, pair.student.hidden, pair.teacher.hidden)
+        widths = pair.student.hidden, pair.teacher.hidden
+        return projection(self.projection, dict.fromkeys(names, widths))
 
     def compute(self, seen: Seen, pair: Pairing, learned: nn.ModuleDict) -> Tensor:
         """The loss, a scalar."""

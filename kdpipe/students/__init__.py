@@ -10,9 +10,19 @@ from kdpipe.students.checkpoint import FromCheckpoint
 from kdpipe.students.layers import FromTeacher
 from kdpipe.students.recurrent import RecurrentStudent
 from kdpipe.students.shape import FromShape
+from kdpipe.students.taggers import CNNLSTMStudent, IDCNNStudent
 
+_Transformer = FromTeacher | FromShape | FromCheckpoint
 StudentModel = Annotated[
-    FromTeacher | FromShape | FromCheckpoint | RecurrentStudent, Field(discriminator="kind")
+    _Transformer | RecurrentStudent | CNNLSTMStudent | IDCNNStudent, Field(discriminator="kind")
 ]
 
-__all__ = ["FromCheckpoint", "FromShape", "FromTeacher", "RecurrentStudent", "StudentModel"]
+__all__ = [
+    "CNNLSTMStudent",
+    "FromCheckpoint",
+    "FromShape",
+    "FromTeacher",
+    "IDCNNStudent",
+    "RecurrentStudent",
+    "StudentModel",
+]

@@ -10,9 +10,20 @@ from kdpipe.targets.embedding import Embedding
 from kdpipe.targets.hidden import Hidden
 from kdpipe.targets.imported import Imported
 from kdpipe.targets.logits import Logits
+from kdpipe.targets.mlm import MaskedTokens
 from kdpipe.targets.qkv import Qkv
 from kdpipe.targets.question import Question, Storage
 
-Target = Annotated[Embedding | Hidden | Qkv | Logits, Field(discriminator="kind")]
+Target = Annotated[Embedding | Hidden | Qkv | Logits | MaskedTokens, Field(discriminator="kind")]
 
-__all__ = ["Embedding", "Hidden", "Imported", "Logits", "Qkv", "Question", "Storage", "Target"]
+__all__ = [
+    "Embedding",
+    "Hidden",
+    "Imported",
+    "Logits",
+    "MaskedTokens",
+    "Qkv",
+    "Question",
+    "Storage",
+    "Target",
+]

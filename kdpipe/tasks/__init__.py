@@ -9,6 +9,7 @@ from pydantic import Field
 from kdpipe.tasks.agreement import Agreement
 from kdpipe.tasks.fidelity import Fidelity
 from kdpipe.tasks.labelled import Classification, MultiLabel, Regression
+from kdpipe.tasks.masked_language import MaskedLanguage
 from kdpipe.tasks.question_answering import QuestionAnswering
 from kdpipe.tasks.similarity import Similarity
 from kdpipe.tasks.tagging import Tagging
@@ -21,7 +22,8 @@ Task = Annotated[
     | MultiLabel
     | Regression
     | Tagging
-    | QuestionAnswering,
+    | QuestionAnswering
+    | MaskedLanguage,
     Field(discriminator="kind"),
 ]
 
@@ -29,6 +31,7 @@ __all__ = [
     "Agreement",
     "Classification",
     "Fidelity",
+    "MaskedLanguage",
     "MultiLabel",
     "QuestionAnswering",
     "Regression",

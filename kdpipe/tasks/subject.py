@@ -62,6 +62,9 @@ class HeldOut:
     """[R, C]: the teacher's logits of rows; None where the cache has none."""
     classes: tuple[str, ...] = ()
     """What these C are about."""
+    likeliest: Tensor | None = None
+    """[N] int64: what the teacher takes each masked token for, -1 of others; None where the cache
+    does not tell."""
 
     def spread(self, rows: int) -> HeldOut:
         """At most `rows` of them, evenly spread over the corpus."""
@@ -79,7 +82,11 @@ class HeldOut:
             for values in (self.teacher, self.logits)
         )
         others = None if self.teacher_tokens is None else self.teacher_tokens.take(taken)
-        return HeldOut(self.tokens.take(taken), next(said), others, next(said), self.classes)
+        likeliest = self.likeliest
+        if likeliest is not None:
+            likeliest = likeliest[self.tokens.places(taken)]
+        rows = self.tokens.take(taken)
+        return HeldOut(rows, next(said), others, next(said), self.classes, likeliest)
 
     def read_by(self, subject: Subject) -> Tokens:
         """The rows as a subject reads them."""

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from kdpipe import metrics
 from kdpipe.config import Frozen, Name
 from kdpipe.errors import ArtifactError
@@ -15,8 +18,10 @@ from kdpipe.sources.row import Row
 from kdpipe.tasks.subject import read, say
 
 if TYPE_CHECKING:
-    from kdpipe.tasks.subject import HeldOut, Subject
+    from kdpipe.tasks.subject import HeldOut, Subject, Vectors
 
+_ROWS = 256
+"""That are decoded at a time."""
 OUTSIDE = "O"
 """What a word is tagged that the model did not get to see."""
 
@@ -89,21 +94,40 @@ class Tagging(Frozen):
 
 
 def tags_of(subject: Subject, rows: Sequence[Row]) -> list[list[str]]:
-    """A tag for each word of each row: what is said at its first token; O for words without one."""
+    """A tag for each word of each row: what is said at its first token; O for words without one.
+
+    Of a model with a CRF: the best sequence of tags over the whole row.
+    """
     from kdpipe.tokenizer import first_tokens
 
     tokens, encoded = read(subject, rows)
     assert encoded.word_of is not None
-    classes = subject.encoder.dims.classes
-    likely = say(subject, tokens, TOKEN_LOGITS).argmax(1)
-    begins, first, found = first_tokens(encoded), 0, []
-    for row, length in zip(rows, encoded.lengths.tolist(), strict=True):
-        here = slice(first, first + length)
-        tags = [OUTSIDE] * len(row.words or ())
-        for word, place in zip(
-            encoded.word_of[here][begins[here]], likely[here][begins[here]], strict=True
-        ):
-            tags[word] = classes[place]
-        found.append(tags)
-        first += length
+    classes, begins = subject.encoder.dims.classes, first_tokens(encoded)
+    said = say(subject, tokens, TOKEN_LOGITS)[begins]
+    row_of = np.repeat(np.arange(len(rows)), encoded.lengths)[begins]
+    likely = _likely(subject, said, np.bincount(row_of, minlength=len(rows)))
+    found = [[OUTSIDE] * len(row.words or ()) for row in rows]
+    places = zip(row_of.tolist(), encoded.word_of[begins].tolist(), likely.tolist(), strict=True)
+    for row, word, tag in places:
+        found[row][word] = classes[tag]
     return found
+
+
+def _likely(subject: Subject, said: Vectors, words: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[W]: the class of each word; `said` [W, C] of all rows together, `words` [B] in each."""
+    import torch
+
+    from kdpipe.activations import mask_of, pad
+
+    crf = subject.encoder.crf
+    if crf is None:
+        best: npt.NDArray[np.int64] = said.argmax(1)
+        return best
+    found, first = [], 0
+    for counts in torch.from_numpy(words).split(_ROWS):
+        last = first + int(counts.sum())
+        mask = mask_of(counts).to(subject.encoder.device)
+        emissions = torch.from_numpy(said[first:last]).to(mask.device)
+        found.append(crf.decode(pad(emissions, mask), mask)[mask].cpu().numpy())
+        first = last
+    return np.concatenate(found)
