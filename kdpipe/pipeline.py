@@ -180,6 +180,18 @@ class Head(Frozen):
             raise ValueError("key 'crf' is about tags of words: use kind: token")
         return self
 
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Head:
+        if self.kind != "sequence" and self.problem_type != "single_label_classification":
+            raise ValueError("key 'problem_type' is about rows: use kind: sequence")
+        if self.classes is None:
+            return self
+        if self.kind not in {"sequence", "token"} or self.problem_type == "regression":
+            raise ValueError("this head tells no classes apart: take out 'classes'")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {list(self.classes)}: each has to be another one")
+        return self
+
 
 class StudentSpec(Frozen):
     """A model that learns from caches, from labels, or from both."""
@@ -224,6 +236,14 @@ class StudentSpec(Frozen):
             raise ValueError(
                 "head: crf learns from an objective of kind 'labels' alone: add one, with"
                 " pseudo_labels: true where there are no labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _logits_or_embedding(self) -> StudentSpec:
+        if self.head is not None and self.embedding_size is not None:
+            raise ValueError(
+                "key 'embedding_size' is about sentence embeddings: take it out, or 'head'"
             )
         return self
 

@@ -29,7 +29,9 @@ def learned(student: Encoder, terms: Terms, batch: Batch) -> tuple[float, torch.
     student.eval().zero_grad()
     terms.zero_grad()
     said = student(batch.tokens, terms.needs_of_student())
-    loss, _ = terms(said, batch, progress=0.0, share=dict.fromkeys(("rows", "tokens", "masked"), 1.0))
+    loss, _ = terms(
+        said, batch, progress=0.0, share=dict.fromkeys(("rows", "tokens", "masked"), 1.0)
+    )
     loss.backward()
     weights = [*student.parameters(), *terms.parameters()]
     return loss.item(), torch.cat([p.grad.flatten() for p in weights if p.grad is not None])

@@ -16,7 +16,9 @@ from kdpipe.encoder import Dense, Encoder, ask, embed
 from kdpipe.folder import write_model
 from kdpipe.load import load_encoder
 from kdpipe.modules import POOLINGS, HeadSpec
+from kdpipe.parts import TOKEN_LOGITS
 from kdpipe.tokenizer import Text
+from tests.masked import masked_folder
 from tests.tiny import tiny_encoder, tiny_headed_folder, tiny_tokenizer
 
 USED = ["The cat sleeps.", "A cat is asleep."]
@@ -336,6 +338,23 @@ def test_the_code_on_the_page_finds_an_answer(tmp_path, capsys) -> None:
     assert [int(scope["first"]), int(scope["last"])] == ends.tolist()
     said = encoded.ids[int(ends[0]) : int(ends[1]) + 1].tolist()
     assert capsys.readouterr().out == scope["tokenizer"].decode(said) + "\n"
+
+
+def test_the_code_on_the_page_guesses_a_masked_token(tmp_path, capsys) -> None:
+    encoder = load_encoder(masked_folder(tmp_path), HeadSpec(), mlm=True)
+    write_model(tmp_path, encoder, tiny_tokenizer(), max_seq_length=32, prompt="")
+    told = story()
+    told["shape"] |= {"head": "mlm", "problem": "mlm", "classes": []}
+    write_card(tmp_path, told, table="")
+    page = (tmp_path / "README.md").read_text()
+    assert "a head that says something about each masked token of a text, for texts" in page
+    run(page, tmp_path)
+    found = ast.literal_eval(capsys.readouterr().out)
+    encoded = tiny_tokenizer().encode(["The cat sleeps on the [MASK]."], 32)
+    place = encoded.ids.tolist().index(tiny_tokenizer().backend.token_to_id("[MASK]"))
+    said = ask(encoder, Tokens.of(encoded, 0), TOKEN_LOGITS, "fp32")[place].softmax(-1)
+    assert [one["token"] for one in found] == said.topk(5).indices.tolist()
+    assert [one["score"] for one in found] == pytest.approx(said.topk(5).values.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

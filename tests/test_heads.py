@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -27,7 +28,7 @@ from kdpipe.folder import write_model
 from kdpipe.load import load_encoder
 from kdpipe.modules import default_prompt, head_of, own_limit
 from kdpipe.parts import EMBEDDING, LOGITS, TOKEN_LOGITS, Part
-from kdpipe.pipeline import StudentSpec
+from kdpipe.pipeline import Head, StudentSpec
 from kdpipe.student import build_student
 from kdpipe.tokenizer import load_tokenizer
 from tests.tiny import SENTENCES, tiny_headed_folder, tiny_teacher_folder, tiny_tokenizer
@@ -246,6 +247,34 @@ def test_classes_come_from_the_section_the_teacher_or_the_corpus(folders) -> Non
         "the head of the student needs classes, the corpus has 1 different labels: set label_column"
         " of its sources, or 'classes' of the head"
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"kind": "sequence", "classes": ["a", "b", "a"]},
+            "classes ['a', 'b', 'a']: each has",
+        ),
+        ({"kind": "span", "classes": ["a", "b"]}, "this head tells no classes apart: take out"),
+        (
+            {"kind": "sequence", "problem_type": "regression", "classes": ["a", "b"]},
+            "this head tells no classes apart: take out 'classes'",
+        ),
+        ({"kind": "token", "problem_type": SEVERAL}, "key 'problem_type' is about rows: use kind:"),
+    ],
+)
+def test_heads_that_cannot_be(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Head.model_validate(keys)
+    assert message in str(caught.value)
+
+
+def test_a_head_has_no_width_of_an_embedding(folders) -> None:
+    spec = {"caches": ["said"], "model": {"kind": "shape"}, "head": {"kind": "span"}}
+    spec |= {"objectives": [{"kind": "logits"}], "embedding_size": 8}
+    with pytest.raises(ValidationError, match="key 'embedding_size' is about sentence embeddings"):
+        StudentSpec.model_validate(spec)
 
 
 def test_a_regression_takes_over_the_head_of_one(tmp_path) -> None:

@@ -198,6 +198,7 @@ def test_tags_that_are_not_known_may_be_any():
     mean = net.log_likelihood(given, gold, MASK)
     assert mean.item() == pytest.approx(sum(expected) / (sum(LENGTHS) - 5), abs=1e-12)
     mean.backward()
+    assert given.grad is not None
     assert torch.count_nonzero(given.grad[2]) == 0
     assert torch.count_nonzero(given.grad[0]) > 0
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())

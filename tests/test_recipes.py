@@ -63,6 +63,8 @@ def smaller(found: Any) -> Any:
         made |= SMALL | {"num_hidden_layers": 3}
     if made.get("kind") == "relation" and made.get("heads"):
         made["heads"] = 4
+    if "doc_stride" in made:
+        made["doc_stride"] = 4
     if "max_seq_length" in made:
         made["max_seq_length"] = 32
     if "sources" in made and "tokenizer" in made:

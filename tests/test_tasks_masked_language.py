@@ -29,8 +29,9 @@ from tests.mlm import (
 )
 from tests.pieces import make_cache, make_corpus, new_project, sentences
 
+TASK = MaskedLanguage(kind="masked_language")
 
-@pytest.mark.usefixtures("_small_blocks")
+
 @pytest.mark.parametrize("where", ["masked", "all"])
 def test_perplexity_and_agreement(project: Path, where: str) -> None:
     target = {"kind": "mlm", "top_k": 3, "where": where}
@@ -45,7 +46,6 @@ def test_perplexity_and_agreement(project: Path, where: str) -> None:
     count = int(corpus.held_out.sum())
     assert len(rows.tokens) == count > 5
     teacher, other = loaded(project / "teacher"), loaded(masked_folder(project / "b", seed=5))
-    task = MaskedLanguage(kind="masked_language")
     guessed = {}
     for name, encoder in (("teacher", teacher), ("other", other)):
         logits = by_transformers(project / ("teacher" if name == "teacher" else "b"), rows.tokens)
@@ -54,38 +54,36 @@ def test_perplexity_and_agreement(project: Path, where: str) -> None:
         gold = rows.tokens.original[places]
         guessed[name] = logits[places].argmax(-1)
         wanted = math.exp(functional.cross_entropy(logits[places].double(), gold))
-        scores = task.score(subject(encoder), rows, Path())
+        scores = TASK.score(subject(encoder), rows, Path())
         assert {*scores} == {"perplexity", "accuracy", "agreement"}
         assert scores["perplexity"] == pytest.approx(wanted, rel=1e-4)
         assert scores["accuracy"] == pytest.approx(float((guessed[name] == gold).double().mean()))
         same = float((guessed[name] == guessed["teacher"]).double().mean())
         assert scores["agreement"] == pytest.approx(same)
-    assert task.score(subject(teacher), rows, Path())["agreement"] == 1.0
+    assert TASK.score(subject(teacher), rows, Path())["agreement"] == 1.0
     # Fewer rows keep their own tokens and guesses.
     few = rows.spread(3)
-    assert task.score(subject(teacher), few, Path())["agreement"] == 1.0
-    assert task.score(subject(teacher, alike=False), rows, Path()) == {}
+    assert TASK.score(subject(teacher), few, Path())["agreement"] == 1.0
+    assert TASK.score(subject(teacher, alike=False), rows, Path()) == {}
     plain = load_encoder(project / "teacher", head_of(project / "teacher"))
-    assert task.score(subject(plain), rows, Path()) == {}
+    assert TASK.score(subject(plain), rows, Path()) == {}
 
 
-def test_text_without_masks_cannot_be_guessed(folders) -> None:
+def test_text_without_masks_cannot_be_guessed(tmp_path: Path) -> None:
     rows = HeldOut(Tokens.of(TOKENIZER.encode(TEXTS, 32), 0), None)
     with pytest.raises(ArtifactError) as caught:
-        MaskedLanguage(kind="masked_language").score(subject(loaded(folders["bert"])), rows, Path())
+        TASK.score(subject(loaded(masked_folder(tmp_path))), rows, Path())
     assert str(caught.value) == (
         "masked_language needs masked tokens in held-out rows: set 'mlm_probability' of the corpus,"
         " or raise its 'validation'"
     )
 
 
-def test_a_broken_model_is_told_of(folders) -> None:
-    broken = loaded(folders["bert"])
+def test_a_broken_model_is_told_of(tmp_path: Path) -> None:
+    broken = loaded(masked_folder(tmp_path))
     torch.nn.init.constant_(broken.model.cls.predictions.transform.dense.bias, math.nan)
     with pytest.raises(NonFiniteError, match=r"^small gives NaN or Inf for \d+ masked tokens: "):
-        MaskedLanguage(kind="masked_language").score(
-            subject(broken), HeldOut(tokens_of(), None), Path()
-        )
+        TASK.score(subject(broken), HeldOut(tokens_of(), None), Path())
 
 
 def test_of_perplexity_less_is_better() -> None:

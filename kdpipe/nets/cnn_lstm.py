@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdpipe.nets.characters import CharacterFilters
 from kdpipe.nets.recurrent import Bidirectional
-from kdpipe.nets.words import PADDING, Words, silence
+from kdpipe.nets.words import PADDING, Words, forget, silence
 
 
 class CNNLSTM(nn.Module):
@@ -31,10 +31,14 @@ class CNNLSTM(nn.Module):
         hidden_size: int = 100,
         num_layers: int = 2,
         dropout: float = 0.5,
+        word_dropout: float = 0.0,
     ) -> None:
-        """`vocabulary` counts the id 0; `dropout` acts before and behind the LSTM."""
+        """`vocabulary` counts the id 0; `dropout` acts before and behind the LSTM.
+
+        `word_dropout` is the share of words that are unknown in training, but for their characters.
+        """
         super().__init__()
-        self.width = 2 * hidden_size
+        self.width, self.word_dropout = 2 * hidden_size, word_dropout
         self.words = nn.Embedding(vocabulary, word_width, padding_idx=PADDING)
         self.characters = CharacterFilters(
             character_width, character_filters, character_kernel_size
@@ -48,7 +52,8 @@ class CNNLSTM(nn.Module):
 
     def every(self, inputs: Words) -> list[Tensor]:
         """[B, T, D], what the LSTM reads, then [B, T, width] of each of its layers."""
-        parts = (self.words(inputs.ids), self.characters(inputs.spelt()))
+        ids = forget(inputs.ids, self.word_dropout, self.training)
+        parts = (self.words(ids), self.characters(inputs.spelt()))
         vectors = silence(torch.cat(parts, -1), inputs.mask)
         *below, last = self.layers(self.dropout(vectors), inputs.mask)
         return [vectors, *below, self.dropout(last)]

@@ -82,6 +82,7 @@ class CNNLSTMConfig(PreTrainedConfig):
         hidden_size: int = 200,
         num_hidden_layers: int = 2,
         dropout: float = 0.5,
+        word_dropout: float = 0.0,
         pad_token_id: int = PADDING,
         max_position_embeddings: int = ANY_LENGTH,
         **keys: Any,
@@ -94,6 +95,7 @@ class CNNLSTMConfig(PreTrainedConfig):
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.dropout = dropout
+        self.word_dropout = word_dropout
         self.pad_token_id = pad_token_id
         self.max_position_embeddings = max_position_embeddings
         super().__init__(**keys)
@@ -114,6 +116,7 @@ class CNNLSTMConfig(PreTrainedConfig):
             hidden_size=self.hidden_size // 2,
             num_layers=self.num_hidden_layers,
             dropout=self.dropout,
+            word_dropout=self.word_dropout,
         )
 
 
@@ -142,6 +145,7 @@ class IDCNNConfig(PreTrainedConfig):
         input_dropout: float = 0.35,
         middle_dropout: float = 0.0,
         hidden_dropout: float = 0.15,
+        word_dropout: float = 0.0,
         pad_token_id: int = PADDING,
         max_position_embeddings: int = ANY_LENGTH,
         **keys: Any,
@@ -160,6 +164,7 @@ class IDCNNConfig(PreTrainedConfig):
         self.input_dropout = input_dropout
         self.middle_dropout = middle_dropout
         self.hidden_dropout = hidden_dropout
+        self.word_dropout = word_dropout
         self.pad_token_id = pad_token_id
         self.max_position_embeddings = max_position_embeddings
         super().__init__(**keys)
@@ -192,4 +197,5 @@ class IDCNNConfig(PreTrainedConfig):
             input_dropout=self.input_dropout,
             middle_dropout=self.middle_dropout,
             hidden_dropout=self.hidden_dropout,
+            word_dropout=self.word_dropout,
         )

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from kdpipe.nets.characters import CharacterFilters
 from kdpipe.nets.features import SHAPES
-from kdpipe.nets.words import PADDING, Words, silence
+from kdpipe.nets.words import PADDING, Words, forget, silence
 
 
 class IDCNN(nn.Module):
@@ -40,10 +40,14 @@ class IDCNN(nn.Module):
         input_dropout: float = 0.35,
         middle_dropout: float = 0.0,
         hidden_dropout: float = 0.15,
+        word_dropout: float = 0.0,
     ) -> None:
-        """`vocabulary` counts the id 0; dropout acts before, between and behind the blocks."""
+        """`vocabulary` counts the id 0; dropout acts before, between and behind the blocks.
+
+        `word_dropout` is the share of words that are unknown in training, but for their shapes.
+        """
         super().__init__()
-        self.width, self.blocks = filters, blocks
+        self.width, self.blocks, self.word_dropout = filters, blocks, word_dropout
         self.words = nn.Embedding(vocabulary, word_width, padding_idx=PADDING)
         self.shapes = nn.Embedding(SHAPES + 1, shape_width, padding_idx=PADDING)
         self.characters = None
@@ -68,7 +72,8 @@ class IDCNN(nn.Module):
 
     def every(self, inputs: Words) -> list[Tensor]:
         """[B, T, D], what the first convolution reads, then [B, T, width] of each convolution."""
-        parts = [self.words(inputs.ids), self.shapes(inputs.shaped())]
+        ids = forget(inputs.ids, self.word_dropout, self.training)
+        parts = [self.words(ids), self.shapes(inputs.shaped())]
         if self.characters is not None:
             parts.append(self.characters(inputs.spelt()))
         every = [silence(torch.cat(parts, -1), inputs.mask)]

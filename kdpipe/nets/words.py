@@ -15,6 +15,8 @@ from kdpipe.errors import UsageError
 
 PADDING = 0
 """The id of padding, among words, characters and shapes alike."""
+UNKNOWN = 1
+"""The id of every word that is not in a vocabulary of words."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Words:
                 " kdpipe.nets.features.shape_array makes"
             )
         return self.shapes
+
+
+def forget(ids: Tensor, rate: float, training: bool) -> Tensor:
+    """`ids`, in training with a share of them unknown, so that the unknown word learns too."""
+    if not training or not rate:
+        return ids
+    return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < rate, UNKNOWN)
 
 
 def silence(states: Tensor, mask: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ class _OfWords(StudentKind):
     """Numbers for all characters of a word."""
     character_kernel_size: PositiveInt = 3
     """Characters that a filter sees at a time."""
+    word_dropout: Dropout = 0.0
+    """Share of words that are unknown ones in training, but for how they are written."""
 
     @abstractmethod
     def config(self, vocabulary: int) -> PreTrainedConfig:
@@ -119,6 +121,7 @@ class CNNLSTMStudent(_OfWords):
             hidden_size=2 * self.hidden_size,
             num_hidden_layers=self.num_layers,
             dropout=self.dropout,
+            word_dropout=self.word_dropout,
         )
 
 
@@ -163,4 +166,5 @@ class IDCNNStudent(_OfWords):
             input_dropout=self.input_dropout,
             middle_dropout=self.middle_dropout,
             hidden_dropout=self.hidden_dropout,
+            word_dropout=self.word_dropout,
         )
