@@ -116,3 +116,10 @@ def _pair(label: Any) -> tuple[int, int]:
             " source of kind: squad"
         )
     return ends[0], ends[1]
+
+
+def labelled(gold: Tensor) -> Tensor:
+    """[B] or [N] bool: which rows or tokens have a label."""
+    there = ~gold.isnan() if gold.is_floating_point() else gold != IGNORED
+    # Of several numbers to a row, one is enough.
+    return (there & (gold != IGNORED)).flatten(1).any(1) if gold.dim() > 1 else there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,9 +15,10 @@ from torch import Tensor
 from kdpipe.activations import Activations, Tokens
 from kdpipe.batches import Rows
 from kdpipe.corpus import Corpus
-from kdpipe.gold import Gold
+from kdpipe.gold import Gold, labelled
 from kdpipe.join import Joined
-from kdpipe.parts import Needs
+from kdpipe.objectives.base import Unit
+from kdpipe.parts import MASKED_LOGITS, Needs
 from kdpipe.tokenizer import first_tokens
 
 T = TypeVar("T")
@@ -34,6 +36,16 @@ class Batch:
     """As `Gold.of` makes them; None where the student has no head or the corpus no labels."""
     words: Tensor | None = None
     """[N] bool: the first token of each word; None where rows are no lists of words."""
+
+    def count(self) -> Counter[Unit]:
+        """How much there is of each unit that a loss can be a mean over."""
+        tokens = len(self.tokens.ids)
+        words = tokens if self.words is None else int(self.words.sum())
+        labels = 0 if self.gold is None else int(labelled(self.gold).sum())
+        masked = self.tokens.vectors(MASKED_LOGITS)
+        rows = len(self.tokens)
+        counts: dict[Unit, int] = {"rows": rows, "tokens": tokens, "masked": masked}
+        return Counter(counts | {"words": words, "labels": labels})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from kdpipe.augment import AugmentationSpec
 from kdpipe.config import Frozen, MisplacedError, Name, decode, nearest, read_yaml
 from kdpipe.errors import UsageError
-from kdpipe.objectives import AnyObjective
+from kdpipe.objectives import AnyObjective, MatchLogits
 from kdpipe.sources import Source
 from kdpipe.students import FromTeacher, StudentModel
 from kdpipe.targets import Imported, MaskedTokens, Target
@@ -231,11 +231,14 @@ class StudentSpec(Frozen):
 
     @model_validator(mode="after")
     def _crf_learns_labels(self) -> StudentSpec:
-        taught = any(objective.kind == "labels" for objective in self.objectives)
-        if self.head is not None and self.head.crf and not taught:
+        through = any(isinstance(o, MatchLogits) and o.through_crf for o in self.objectives)
+        crf = self.head is not None and self.head.crf
+        if through and not crf:
+            raise ValueError("objective 'logits': through_crf needs a student with head: crf")
+        if crf and not through and all(one.kind != "labels" for one in self.objectives):
             raise ValueError(
-                "head: crf learns from an objective of kind 'labels' alone: add one, with"
-                " pseudo_labels: true where there are no labels"
+                "head: crf learns from an objective of kind 'labels', or 'logits' with through_crf:"
+                " add one (pseudo_labels: true where there are no labels)"
             )
         return self
 

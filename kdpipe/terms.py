@@ -12,23 +12,10 @@ from kdpipe.activations import Activations, Dims
 from kdpipe.errors import ArtifactError
 from kdpipe.loader import Batch
 from kdpipe.objectives import Objective
-from kdpipe.objectives.base import Pairing, Seen
+from kdpipe.objectives.base import Pairing, Seen, Unit
 from kdpipe.parts import Needs, listed
 from kdpipe.pipeline import StudentSpec
 from kdpipe.schedule import at
-
-
-@dataclass(frozen=True)
-class Count:
-    """How much there is of each unit that a loss can be a mean over."""
-
-    rows: int
-    tokens: int
-    masked: int = 0
-
-    def of(self, unit: str) -> int:
-        """The count of `rows`, `tokens` or `masked` ones."""
-        return {"rows": self.rows, "tokens": self.tokens, "masked": self.masked}[unit]
 
 
 @dataclass(frozen=True)
@@ -98,7 +85,7 @@ class Terms(nn.Module):
         batch: Batch,
         *,
         progress: float,
-        share: Mapping[str, float],
+        share: Mapping[Unit, float],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and each objective's own loss, not weighted, both scaled by `share`.
 

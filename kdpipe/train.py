@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,9 +27,10 @@ from kdpipe.errors import NonFiniteError
 from kdpipe.gold import Gold
 from kdpipe.join import Bools, Joined
 from kdpipe.loader import Batch, read_ahead, read_batch
-from kdpipe.parts import EMBEDDING, MASKED_LOGITS, Needs
+from kdpipe.objectives.base import Unit
+from kdpipe.parts import EMBEDDING, Needs
 from kdpipe.pipeline import TrainSpec
-from kdpipe.terms import Count, Terms
+from kdpipe.terms import Terms
 
 EVALUATED_ROWS = 2048
 """Held-out rows, at most, that are measured during training."""
@@ -211,8 +213,8 @@ def measure(run: Run) -> dict[str, float]:
         needs[first] = needs.get(first, Needs()) | {EMBEDDING}
     of_student = run.terms.needs_of_student() | ({EMBEDDING} if with_cosine else set())
     plan = [rows[batch] for batch in by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)]
-    per_row = (run.corpus.lengths, run.corpus.masked)
-    whole = Count(len(rows), *(int(counts[rows].sum()) for counts in per_row))
+    # Labels and tokens alone are read first: they say what each batch is a share of.
+    whole = _count([read_batch(run.corpus, {}, {}, some, run.gold) for some in plan])
     loss = cosine = 0.0
     run.student.eval()
     for batch_rows in plan:
@@ -259,7 +261,7 @@ def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float)
         nn.utils.clip_grads_with_norm_(parameters, spec.max_grad_norm, norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return Step(number, epoch, loss, losses, rate, float(norm), whole.tokens, None)
+    return Step(number, epoch, loss, losses, rate, float(norm), whole["tokens"], None)
 
 
 def _refuse_non_finite(what: str, value: float, number: int, spec: TrainSpec) -> None:
@@ -303,16 +305,13 @@ def _epoch(run: Run, epoch: int) -> list[Rows]:
     return epoch_plan(rows, lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
 
 
-def _count(batches: list[Batch]) -> Count:
-    tokens = [batch.tokens for batch in batches]
-    masked = sum(one.vectors(MASKED_LOGITS) for one in tokens)
-    return Count(sum(map(len, tokens)), sum(len(one.ids) for one in tokens), masked)
+def _count(batches: list[Batch]) -> Counter[Unit]:
+    return sum((batch.count() for batch in batches), Counter())
 
 
-def _share(part: Count, whole: Count) -> dict[str, float]:
-    units = ("rows", "tokens", "masked")
-    # There may be nothing masked.
-    return {unit: part.of(unit) / max(1, whole.of(unit)) for unit in units}
+def _share(part: Counter[Unit], whole: Counter[Unit]) -> dict[Unit, float]:
+    # There may be nothing masked, and no label.
+    return {unit: part[unit] / max(1, whole[unit]) for unit in get_args(Unit)}
 
 
 def _groups(spec: TrainSpec, student: Encoder, terms: Terms) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def reviews() -> list[tuple[str, str]]:
 
 
 def tagged() -> list[tuple[list[str], list[str]]]:
-    """60 sentences of words with tags: things are THING, but the one that ends them is not."""
+    """56 sentences of words with tags: things are tagged."""
     found = []
     for first, second in itertools.permutations(THINGS, 2):
         words = [*f"The {first} is near a".split(), *(("red",) if first < second else ()), second]
@@ -63,6 +63,11 @@ def write(root: Path, students: dict[str, Any], **more: Any) -> Project:
             name: {"sources": [source], "tokenizer": "tiny", "max_seq_length": 32}
             | {"validation": 0.2}
             for name, source in sources.items()
+        }
+        | {
+            f"{name}-by-words": {"sources": [sources[name]], "tokenizer": {"kind": "words"}}
+            | {"validation": 0.2}
+            for name in ("reviews", "tags")
         },
         "teachers": {"tiny": {"model": "teacher"}},
         "caches": {

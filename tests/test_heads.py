@@ -271,8 +271,8 @@ def test_heads_that_cannot_be(keys: dict[str, Any], message: str) -> None:
 
 
 def test_a_head_has_no_width_of_an_embedding(folders) -> None:
-    spec = {"caches": ["said"], "model": {"kind": "shape"}, "head": {"kind": "span"}}
-    spec |= {"objectives": [{"kind": "logits"}], "embedding_size": 8}
+    spec: dict[str, Any] = {"caches": ["said"], "model": {"kind": "shape"}, "embedding_size": 8}
+    spec |= {"head": {"kind": "span"}, "objectives": [{"kind": "logits"}]}
     with pytest.raises(ValidationError, match="key 'embedding_size' is about sentence embeddings"):
         StudentSpec.model_validate(spec)
 

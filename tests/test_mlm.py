@@ -93,7 +93,7 @@ def test_the_loss_is_a_divergence_at_masked_places(project: Path) -> None:
     terms = terms_of({"kind": "mlm"}, student.dims, {"said": cache.dims})
     assert terms.terms[0].objective.unit(terms.terms[0].pair) == "masked"
     said = student.eval()(live.tokens, terms.needs_of_student())
-    share = dict.fromkeys(("rows", "tokens", "masked"), 1.0)
+    share = dict.fromkeys(("rows", "tokens", "masked", "labels"), 1.0)
     loss, _ = terms(said, live, progress=0.0, share=share)
     mine = said[MASKED_LOGITS].detach().double().softmax(-1).numpy()
     log_p, tokens, _ = unpacked(live.teachers["said"][MASKED_LOGITS._replace(top_k=16)])
@@ -112,7 +112,7 @@ def test_labels_are_what_was_masked(project: Path) -> None:
     terms = terms_of({"kind": "labels"}, student.dims, {"said": cache.dims})
     assert terms.needs_of_student() == {MASKED_LOGITS}
     said = student.eval()(live.tokens, terms.needs_of_student())
-    share = dict.fromkeys(("rows", "tokens", "masked"), 1.0)
+    share = dict.fromkeys(("rows", "tokens", "masked", "labels"), 1.0)
     loss, _ = terms(said, live, progress=0.0, share=share)
     assert live.tokens.original is not None
     gold = live.tokens.original[live.tokens.original != -100]

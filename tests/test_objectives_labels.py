@@ -59,7 +59,7 @@ def test_labels_of_other_heads():
     wanted = (-(start[0, 4] + start[1, 2]) / 2 - end[0, 0]) / 2
     span = with_head(*SPAN)
     assert loss_of(objective, about_tokens(2, ends), span) == close(wanted)
-    assert objective.unit(span) == "rows"
+    assert objective.unit(span) == "labels"
 
 
 def test_labels_of_tokens():

@@ -104,7 +104,7 @@ def test_logits_of_tokens(form, reduction, words):
     wanted = function(*both(), mask=mask, reduction=reduction)
     seen = about_tokens(words=None if words is None else flat(words))
     assert loss_of(objective, seen, with_head("token")) == close(wanted)
-    unit = "tokens" if reduction == "token" else "rows"
+    unit = "words" if reduction == "token" else "rows"
     assert objective.unit(with_head("token")) == unit
 
 

@@ -124,12 +124,15 @@ def test_what_is_missing_is_said_before_the_first_step(objective, head, kind, me
 @pytest.mark.usefixtures("_small_blocks")
 @pytest.mark.parametrize("problem", [SINGLE, SEVERAL])
 def test_accumulated_batches_make_the_same_step_as_one_large_one(project, problem):
-    """Rows of a head about rows count the same, however long they are."""
+    """Rows of a head about rows count the same, however long they are; so do labelled ones."""
     several = problem == SEVERAL
     rows = [
         {"text": text, "label": [CLASSES[row % 4]] if several else CLASSES[row % 4]}
         for row, text in enumerate(sentences(80))
     ]
+    # Whole batches are without a label, and some have one among many.
+    for row in rows[7:50]:
+        row["label"] = None
     (project / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tiny_headed_folder(project / "one", "sequence", CLASSES, problem)
     source = {"kind": "files", "files": ["data.jsonl"], "label_column": "label"}
@@ -163,6 +166,47 @@ def test_accumulated_batches_make_the_same_step_as_one_large_one(project, proble
         step = next(iter(train.fit(work.run)))
         ends.append([step.loss, step.grad_norm, *step.losses.values()])
         ends[-1] += [train.measure(work.run)["eval_loss"]]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+    assert min(ends[0]) > 1e-3
+
+
+@pytest.mark.usefixtures("_small_blocks")
+def test_accumulated_words_make_the_same_step_as_one_large_batch(project):
+    """Words count the same, whatever they are made of and however many have a tag."""
+    rows = []
+    for row, text in enumerate(sentences(60)):
+        words = text.replace(".", " unspoken.").split()
+        tags = [CLASSES[(row + place) % 4] for place in range(len(words))]
+        rows.append({"text": words, "label": tags if row % 3 else None})
+    (project / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_headed_folder(project / "one", "token", CLASSES)
+    source = {"kind": "files", "files": ["data.jsonl"], "label_column": "label"}
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ends = []
+    for tokens, accumulation in ((100_000, 1), (64, 1_000)):
+        train_spec = {"tokens_per_batch": tokens, "gradient_accumulation_steps": accumulation}
+        spec = {
+            "caches": ["one"],
+            "model": {"kind": "teacher_layers", "layers": [1], "config": plain},
+            "head": {"kind": "token"},
+            "objectives": [{"kind": "logits"}, {"kind": "labels"}],
+            "train": train_spec | {"max_steps": 1, "bf16": False},
+        }
+        targets = [{"kind": "logits", "per": "token"}]
+        cache = {"corpus": "text", "teacher": "one", "dtype": "fp32", "targets": targets}
+        place = new_project(
+            project,
+            ["not read"],
+            corpora={"text": {"sources": [source], "tokenizer": "one", "max_seq_length": 32}},
+            teachers={"one": {"model": "one"}},
+            caches={"one": cache},
+            students={"s": spec},
+        )
+        if not place.corpus_folder("text").exists():
+            make_cache(place, make_corpus(place), "one")
+        work = job.prepare(place, "s", *place.inputs("s"), "cpu")
+        step = next(iter(train.fit(work.run)))
+        ends.append([step.loss, step.grad_norm, *step.losses.values()])
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
     assert min(ends[0]) > 1e-3
 

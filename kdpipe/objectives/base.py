@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kdpipe.activations import Activations, Dims
     from kdpipe.parts import Needs
 
+Unit = Literal["rows", "tokens", "masked", "words", "labels"]
+"""What a loss can be a mean over: rows, tokens, masked tokens, words, or what has a label."""
 Layer = Annotated[int, Field(ge=0)]
 LayerMap = Annotated[dict[Layer, Layer], Field(min_length=1)]
 """Student layer: teacher layer; 0 is the output of the embeddings, i that of the i-th layer."""
@@ -62,7 +64,7 @@ class Objective(Frozen, ABC):
     """Which of the student's caches to learn from; may be left out where there is one."""
 
     @abstractmethod
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens", "masked"]:
+    def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over: accumulated batches are weighted by their count of it."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from kdpipe.errors import UsageError
-from kdpipe.objectives.base import Objective, Pairing, Seen
+from kdpipe.objectives.base import Objective, Pairing, Seen, Unit
 from kdpipe.objectives.logits import logits_part, same_head
 from kdpipe.parts import Needs
 
@@ -53,11 +53,11 @@ class MatchLabels(Objective):
         """Whether it looks at the labels of the corpus."""
         return True
 
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens", "masked"]:
+    def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over."""
-        if pair.student.problem == "mlm":
-            return "masked"
-        return "tokens" if pair.student.problem == "token" else "rows"
+        if not self.pseudo_labels:
+            return "labels"
+        return "words" if pair.student.problem == "token" else "rows"
 
     def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
         """Logits; raises UsageError for a student without a head, or with another one for both."""

@@ -15,6 +15,7 @@ from kdpipe.parts import LOGITS, MASKED_LOGITS, TOKEN_LOGITS, Part, some
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdpipe.nets.crf import CRF
     from kdpipe.parts import Needs, Problem
 
 
@@ -65,6 +66,9 @@ class MatchLogits(Objective):
     teachers' logits."""
     reduction: Literal["token", "sequence"] = "token"
     """Of tokens: `token`: every token counts the same; `sequence`: every row counts the same."""
+    through_crf: bool = False
+    """Of a student with a CRF: what each label of a word is worth over all sequences of labels of
+    its row (log-marginals), in place of the logits of the word alone; so the CRF learns too."""
 
     @property
     def averaged(self) -> Mapping[str, float]:
@@ -82,10 +86,10 @@ class MatchLogits(Objective):
         """Whether it looks at the labels of the corpus."""
         return self.probability_shift
 
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
+    def unit(self, pair: Pairing) -> Literal["rows", "words"]:
         """What the loss is a mean over."""
-        by_token = pair.student.problem == "token" and self.reduction == "token"
-        return "tokens" if by_token else "rows"
+        by_word = pair.student.problem == "token" and self.reduction == "token"
+        return "words" if by_word else "rows"
 
     def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
         """Logits of both; raises UsageError where they are not about the same classes."""
@@ -119,6 +123,8 @@ class MatchLogits(Objective):
             student, teacher = student[seen.words], teacher[seen.words]
             gold = None if gold is None else gold[seen.words]
             counts = seen.words_of_rows()
+        if self.through_crf:
+            student = _over_rows(seen.student.crf, student, counts)
         return self._compare(student, teacher, gold, several=several, lengths=counts)
 
     def _of_span(self, seen: Seen, part: Part) -> Tensor:
@@ -199,6 +205,15 @@ class MatchLogits(Objective):
             middle = asked.temperature
             return losses.temperature.cwsm(student, teacher, temperature=middle, beta=asked.beta)
         return asked
+
+
+def _over_rows(crf: CRF | None, logits: Tensor, words: Tensor) -> Tensor:
+    """[W, C]: log-marginals of the words of all rows; `words` [B] tells how many each has."""
+    from kdpipe.activations import mask_of, pad
+
+    assert crf is not None, "refused where the pipeline file is read"
+    mask = mask_of(words)
+    return crf.log_marginals(pad(logits, mask), mask)[mask]
 
 
 def logits_part(pair: Pairing) -> Part:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PositiveFloat
 
 from kdpipe.errors import UsageError
-from kdpipe.objectives.base import Objective, Pairing, Seen
+from kdpipe.objectives.base import Objective, Pairing, Seen, Unit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ class MatchMasked(Objective):
     scale_by_temperature_squared: bool = True
     """Multiply by T^2, so that the gradient does not shrink with the temperature."""
 
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens", "masked"]:
+    def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over: the tokens that the cache has an answer for."""
         kept = pair.teacher.masked
         return "masked" if kept is not None and kept.only_masked else "tokens"

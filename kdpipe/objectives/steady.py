@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from kdpipe.errors import UsageError
-from kdpipe.objectives.base import Objective, Pairing, Seen
+from kdpipe.objectives.base import Objective, Pairing, Seen, Unit
 from kdpipe.objectives.logits import logits_part
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class DropoutPenalty(Objective):
         """Whether there has to be a cache to learn from."""
         return False
 
-    def unit(self, pair: Pairing) -> Literal["rows", "tokens", "masked"]:
+    def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over."""
-        part = logits_part(pair)
-        return "masked" if part.only_masked else "tokens" if part.per_token else "rows"
+        units: dict[str | None, Unit] = {"mlm": "masked", "token": "words", "span": "tokens"}
+        return units.get(pair.student.problem, "rows")
 
     def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
         """Logits with and without dropout; raises UsageError for a student without a head."""
