@@ -14,6 +14,7 @@ from kdpipe import io
 from kdpipe.config import Frozen
 from kdpipe.hub import read_json
 from kdpipe.modules import head_of
+from kdpipe.nets.crf import FILE as CRF_FILE
 from kdpipe.parts import HeadKind, Problem
 
 NAME = "README.md"
@@ -92,6 +93,8 @@ class CardFacts(Frozen):
     problem: Problem | None = None
     """What its logits mean."""
     classes: tuple[str, ...] = ()
+    crf: bool = False
+    """Whether tags are those of the best sequence for a row."""
     model_type: str = ""
     """What transformers calls the family, or kdpipe, of whose own it is a small net."""
     table: str
@@ -132,6 +135,7 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
         ),
         start=_words(student["model"]),
         objectives=tuple(_words(objective) for objective in student["objectives"]),
+        crf=(folder / CRF_FILE).is_file(),
         model_type=str(read_json(folder / "config.json").get("model_type", "")),
         table=table,
         **{
@@ -220,7 +224,7 @@ def _use(facts: CardFacts) -> str:
     if facts.head is not None:
         prompt = f"\n\nPut {facts.prompt!r} before every text." if facts.prompt else ""
         code = _answering(facts) if facts.head == "span" else _labelling(facts)
-        return f"{_python(facts, code)}{prompt}"
+        return f"{_python(facts, code)}{prompt}{_rows_of_tags(facts)}"
     prompt = f"\n\nIt puts {facts.prompt!r} before every text." if facts.prompt else ""
     code = f"""from sentence_transformers import SentenceTransformer
 
@@ -234,6 +238,16 @@ print(model.similarity(vectors, vectors))"""
 With transformers alone:
 
 {_python(facts, _plain(facts))}"""
+
+
+def _rows_of_tags(facts: CardFacts) -> str:
+    if not facts.crf:
+        return ""
+    command = f"`kdpipe predict path/to/{facts.name} my.txt tags.jsonl`"
+    return (
+        "\n\nThat takes the likeliest tag of each word. With `pip install kdpipe`,"
+        f" {command} gives the best sequence of tags for a row, by the scores in `{CRF_FILE}`."
+    )
 
 
 def _command(facts: CardFacts) -> str:

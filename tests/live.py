@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from kdpipe.activations import Activations, Dims
 from kdpipe.encoder import Encoder
 from kdpipe.loader import Batch
+from kdpipe.objectives.base import Unit
 from kdpipe.pipeline import StudentSpec
 from kdpipe.terms import Terms
 
@@ -29,9 +30,7 @@ def learned(student: Encoder, terms: Terms, batch: Batch) -> tuple[float, torch.
     student.eval().zero_grad()
     terms.zero_grad()
     said = student(batch.tokens, terms.needs_of_student())
-    loss, _ = terms(
-        said, batch, progress=0.0, share=dict.fromkeys(("rows", "tokens", "masked"), 1.0)
-    )
+    loss, _ = terms(said, batch, progress=0.0, share=dict.fromkeys(get_args(Unit), 1.0))
     loss.backward()
     weights = [*student.parameters(), *terms.parameters()]
     return loss.item(), torch.cat([p.grad.flatten() for p in weights if p.grad is not None])

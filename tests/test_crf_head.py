@@ -172,7 +172,9 @@ def test_logits_through_the_crf_are_probabilities_over_whole_rows(reduction):
     assert plain.compute(given, PAIR, torch.nn.ModuleDict()).item() != pytest.approx(loss.item())
     loss.backward()
     assert all(parameter.grad.any() for parameter in net.parameters())
-    assert not given.student[TOKEN_LOGITS].grad[~WORDS].any()
+    grad = given.student[TOKEN_LOGITS].grad
+    assert grad is not None
+    assert not grad[~WORDS].any()
 
 
 def tagger(net: CRF | None) -> Encoder:
@@ -238,6 +240,7 @@ def test_a_transformer_with_a_crf_comes_back(project):
     }
     assert all(torch.equal(value, encoder.crf.state_dict()[name]) for name, value in kept.items())
     assert "crf" not in " ".join(load_file(folder / "model.safetensors"))
+    assert "`kdpipe predict path/to/s my.txt tags.jsonl`" in (folder / "README.md").read_text()
     manifest = json.loads((folder / "manifest.json").read_text())
     files = [file["name"] for file in manifest["files"]]
     assert "crf.safetensors" in files

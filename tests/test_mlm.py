@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from kdpipe.join import join
 from kdpipe.loader import Batch
 from kdpipe.losses import top_k_kl
 from kdpipe.masked import unpacked
+from kdpipe.objectives.base import Unit
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS
 from kdpipe.pipeline import StudentSpec
 from kdpipe.store import Store
@@ -93,7 +94,7 @@ def test_the_loss_is_a_divergence_at_masked_places(project: Path) -> None:
     terms = terms_of({"kind": "mlm"}, student.dims, {"said": cache.dims})
     assert terms.terms[0].objective.unit(terms.terms[0].pair) == "masked"
     said = student.eval()(live.tokens, terms.needs_of_student())
-    share = dict.fromkeys(("rows", "tokens", "masked", "labels"), 1.0)
+    share = dict.fromkeys(get_args(Unit), 1.0)
     loss, _ = terms(said, live, progress=0.0, share=share)
     mine = said[MASKED_LOGITS].detach().double().softmax(-1).numpy()
     log_p, tokens, _ = unpacked(live.teachers["said"][MASKED_LOGITS._replace(top_k=16)])
@@ -112,7 +113,7 @@ def test_labels_are_what_was_masked(project: Path) -> None:
     terms = terms_of({"kind": "labels"}, student.dims, {"said": cache.dims})
     assert terms.needs_of_student() == {MASKED_LOGITS}
     said = student.eval()(live.tokens, terms.needs_of_student())
-    share = dict.fromkeys(("rows", "tokens", "masked", "labels"), 1.0)
+    share = dict.fromkeys(get_args(Unit), 1.0)
     loss, _ = terms(said, live, progress=0.0, share=share)
     assert live.tokens.original is not None
     gold = live.tokens.original[live.tokens.original != -100]

@@ -66,7 +66,7 @@ def loss_of(
     spec = {"caches": ["said"], "model": {"kind": "shape"}, "objectives": [objective]}
     terms = Terms(StudentSpec.model_validate(spec), student.dims, {"said": student.dims})
     said = student(tokens, terms.needs_of_student())
-    shares = {"rows": share, "tokens": 0.0}
+    shares = {"rows": share, "labels": share, "tokens": 0.0}
     loss, _ = terms(said, Batch(tokens, {"said": teacher}, gold), progress=0.0, share=shares)
     assert isinstance(loss, Tensor)
     return loss

@@ -53,7 +53,11 @@ def smaller(found: Any) -> Any:
         return [smaller(item) for item in found]
     if not isinstance(found, dict):
         return found
-    made = {key: smaller(value) for key, value in found.items()}
+    return _reduced({key: smaller(value) for key, value in found.items()})
+
+
+def _reduced(made: dict[str, Any]) -> dict[str, Any]:
+    """One section, whose inner ones are small already."""
     if str(made.get("model", "")).startswith("sentence-transformers/"):
         made = {key: made[key] for key in made if key not in {"package", "sha256"}}
         made["model"] = "tiny"
