@@ -12,7 +12,10 @@ from kdpipe.cli import main
 from kdpipe.encoder import Encoder
 from kdpipe.load import load_encoder
 from kdpipe.modules import head_of
+from kdpipe.pipeline import CorpusSpec
 from kdpipe.project import Project, open_project
+from kdpipe.tokenizer import Tokenizer
+from kdpipe.vocabulary import word_tokenizer
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
 GOOD, BAD = ("bright", "fresh", "warm", "quiet"), ("broken", "late", "wet", "heavy")
@@ -21,6 +24,8 @@ TRAIN = {"max_steps": 40, "tokens_per_batch": 512, "learning_rate": 1e-2, "bf16"
 SMALL = {"word_width": 16, "hidden_size": 12}
 SEQUENCE = {"corpus": "reviews", "head": {"kind": "sequence"}}
 TOKEN = {"corpus": "tags", "head": {"kind": "token"}}
+SPECIAL = ["[PAD]", "[UNK]", "[SEP]"]
+TEXT = ["The cat sees the cat.", "A dog, the dog", "the end."]
 
 
 def reviews() -> list[tuple[str, str]]:
@@ -96,3 +101,27 @@ def run(*words: str) -> None:
 
 def loaded(folder: Path) -> Encoder:
     return load_encoder(folder, head_of(folder))
+
+
+def corpus_spec(lines: list[str], **keys: Any) -> CorpusSpec:
+    """A corpus of a text file in the current folder, or of words where lines have tabs."""
+    tagged = any("\t" in line for line in lines)
+    name, kind = ("some.conll", "conll") if tagged else ("some.txt", "files")
+    Path(name).write_text("\n".join(lines) + "\n")
+    source = {"kind": kind, "files": [name]}
+    tokenizer = {"kind": "words", **keys.pop("tokenizer", {})}
+    spec = {"sources": [source], "tokenizer": tokenizer, "validation": 0, **keys}
+    return CorpusSpec.model_validate(spec)
+
+
+def made(lines: list[str], **keys: Any) -> Tokenizer:
+    spec = corpus_spec(lines, **keys)
+    assert not isinstance(spec.tokenizer, str)
+    return word_tokenizer(spec, spec.tokenizer, Path())
+
+
+def words_of(tokenizer: Tokenizer) -> list[str]:
+    """The vocabulary in the order of its ids."""
+    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
+    assert sorted(vocabulary.values()) == list(range(tokenizer.vocabulary))
+    return sorted(vocabulary, key=lambda word: vocabulary[word])

@@ -126,7 +126,7 @@ def test_what_is_missing_is_said_before_the_first_step(objective, head, kind, me
 def test_accumulated_batches_make_the_same_step_as_one_large_one(project, problem):
     """Rows of a head about rows count the same, however long they are; so do labelled ones."""
     several = problem == SEVERAL
-    rows = [
+    rows: list[dict[str, object]] = [
         {"text": text, "label": [CLASSES[row % 4]] if several else CLASSES[row % 4]}
         for row, text in enumerate(sentences(80))
     ]

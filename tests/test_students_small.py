@@ -26,10 +26,24 @@ from kdpipe.errors import UsageError
 from kdpipe.modules import HeadSpec, position_limit
 from kdpipe.parts import EMBEDDING, LOGITS, TOKEN_LOGITS, Part
 from kdpipe.project import open_project
-from kdpipe.students import RecurrentStudent
+from kdpipe.students import CNNLSTMStudent, IDCNNStudent, RecurrentStudent
 from kdpipe.tokenizer import load_tokenizer
-from tests.small import SEQUENCE, SMALL, TOKEN, TRAIN, loaded, reviews, run, tagged, write
+from tests.small import (
+    SEQUENCE,
+    SMALL,
+    TEXT,
+    TOKEN,
+    TRAIN,
+    loaded,
+    made,
+    reviews,
+    run,
+    tagged,
+    write,
+)
 from tests.tiny import SENTENCES, tiny_encoder, tiny_tokenizer
+
+NETS = {"cnn_lstm": CNNLSTMStudent, "id_cnn": IDCNNStudent}
 
 
 def recurrent(cell: str = "lstm", **keys: Any) -> dict[str, Any]:
@@ -265,4 +279,25 @@ def test_a_span_head_is_refused(project):
         job.prepare(place, "s", *place.inputs("s"), "cpu")
     assert str(caught.value) == (
         "a 'kdpipe-recurrent' model has no head of kind 'span': use another kind of model"
+    )
+
+
+@pytest.mark.parametrize("kind", ["cnn_lstm", "id_cnn"])
+def test_tokens_that_are_no_words_are_refused(kind):
+    with pytest.raises(UsageError) as caught:
+        NETS[kind](kind=kind).build(None, tiny_tokenizer())
+    assert str(caught.value) == (
+        f"a student of kind {kind!r} reads whole words: give its corpus tokenizer: {{kind: words}}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["cnn_lstm", "id_cnn"])
+def test_a_model_is_told_what_it_misses(project, kind):
+    model = NETS[kind](kind=kind).build(None, made(TEXT))
+    what = {"cnn_lstm": "characters", "id_cnn": "shapes"}[kind]
+    with pytest.raises(UsageError) as caught:
+        model(torch.tensor([[3, 4]]))
+    assert str(caught.value) == (
+        f"this model reads the {what} of words: give it '{what}', which"
+        f" kdpipe.nets.features.{what.removesuffix('s')}_array makes"
     )

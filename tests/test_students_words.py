@@ -12,25 +12,24 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from kdpipe import job
 from kdpipe.activations import Tokens
 from kdpipe.cli import main
+from kdpipe.dvc import stages
 from kdpipe.encoder import Encoder, ask, observe
-from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.errors import UsageError
 from kdpipe.modules import HeadSpec
-from kdpipe.nets.features import character_array, shape_array
 from kdpipe.parts import EMBEDDING, LOGITS, TOKEN_LOGITS
-from kdpipe.pipeline import CorpusSpec
 from kdpipe.predict import open_subject
 from kdpipe.project import open_project
-from kdpipe.reading import as_words, read_rows
+from kdpipe.reading import read_rows
 from kdpipe.sources.row import Row
 from kdpipe.students import CNNLSTMStudent, IDCNNStudent, RecurrentStudent
 from kdpipe.tasks import Classification, Tagging
 from kdpipe.tasks.subject import HeldOut
 from kdpipe.tokenizer import Tokenizer, load_tokenizer
-from kdpipe.vocabulary import word_tokenizer
-from tests.small import TRAIN, loaded, reviews, run, tagged, write
-from tests.tiny import tiny_tokenizer
+from tests.small import TEXT, TRAIN, loaded, made, reviews, run, tagged, words_of, write
+from tests.tiny import SENTENCES, tiny_tokenizer
 
 KINDS: dict[str, dict[str, Any]] = {
     "cnn_lstm": {"word_width": 12, "character_filters": 8, "hidden_size": 10, "num_layers": 1}
@@ -43,165 +42,6 @@ NETS = {"cnn_lstm": CNNLSTMStudent, "id_cnn": IDCNNStudent, "recurrent": Recurre
 
 def net(kind: str, **keys: Any) -> Any:
     return NETS[kind](kind=kind, **{**KINDS[kind], **keys})
-
-
-def corpus_spec(lines: list[str], **keys: Any) -> CorpusSpec:
-    """A corpus of a text file in the current folder, or of words where lines have tabs."""
-    tagged = any("\t" in line for line in lines)
-    name, kind = ("some.conll", "conll") if tagged else ("some.txt", "files")
-    Path(name).write_text("\n".join(lines) + "\n")
-    source = {"kind": kind, "files": [name]}
-    tokenizer = {"kind": "words", **keys.pop("tokenizer", {})}
-    spec = {"sources": [source], "tokenizer": tokenizer, "validation": 0, **keys}
-    return CorpusSpec.model_validate(spec)
-
-
-def made(lines: list[str], **keys: Any) -> Tokenizer:
-    spec = corpus_spec(lines, **keys)
-    assert not isinstance(spec.tokenizer, str)
-    return word_tokenizer(spec, spec.tokenizer, Path())
-
-
-def words_of(tokenizer: Tokenizer) -> list[str]:
-    """The vocabulary in the order of its ids."""
-    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
-    assert sorted(vocabulary.values()) == list(range(tokenizer.vocabulary))
-    return sorted(vocabulary, key=lambda word: vocabulary[word])
-
-
-SPECIAL = ["[PAD]", "[UNK]", "[SEP]"]
-TEXT = ["The cat sees the cat.", "A dog, the dog", "the end."]
-
-
-def test_the_vocabulary_is_the_words_by_frequency(project):
-    counted = ["the", ".", "cat", "dog", ",", "A", "The", "end", "sees"]
-    assert words_of(made(TEXT)) == [*SPECIAL, *counted]
-    assert words_of(made(TEXT, tokenizer={"min_frequency": 2})) == [*SPECIAL, *counted[:4]]
-    lower = [*SPECIAL, "the", ".", "cat", "dog", ",", "a", "end", "sees"]
-    assert words_of(made(TEXT, tokenizer={"lowercase": True})) == lower
-    assert words_of(made([*TEXT, *TEXT[:1] * 9])) == [*SPECIAL, *counted]  # each text counts once
-    often = words_of(made([*TEXT, *TEXT[:1] * 9], deduplicate=False))
-    assert often == [*SPECIAL, "cat", "the", ".", "The", "sees", "dog", ",", "A", "end"]
-    assert words_of(made(TEXT, max_rows=1)) == [*SPECIAL, "cat", ".", "The", "sees", "the"]
-
-
-def test_words_of_a_source_stay_whole(project):
-    found = made(["U.S.\tB", "cat.\tO", "", "cat.\tO", "[UNK]\tO"])
-    assert words_of(found) == [*SPECIAL, "cat.", "U.S."]
-    ids = found.encode_words([["cat.", "cat", "[UNK]", "U.S."]], 9).ids
-    assert ids.tolist() == [3, 1, 1, 4]
-
-
-def test_held_out_rows_give_no_words(project):
-    lines = [f"word{number} text" for number in range(60)]
-    spec = corpus_spec(lines, validation=0.3)
-    assert not isinstance(spec.tokenizer, str)
-    tokenizer = word_tokenizer(spec, spec.tokenizer, Path())
-    run_corpus = {"c": spec.model_dump(mode="json")}
-    Path("p.yaml").write_text(json.dumps({"corpora": run_corpus}))
-    run("tokenize", "p.yaml")
-    corpus = open_project(Path("p.yaml")).corpus("c")
-    assert corpus.facts.tokenizer == tokenizer.fingerprint
-    assert corpus.facts.by_words
-    held, every = corpus.held_out, np.arange(corpus.facts.rows)
-    assert 5 < held.sum() < 40
-    trained = {word for row in corpus.words(every[~held]) for word in row}
-    assert {*words_of(tokenizer)} == {*SPECIAL, *trained}
-    # The words that only held-out rows have are unknown ones.
-    for row in every:
-        unknown = (corpus.gather(every[[row]]).ids == 1).sum()
-        assert unknown == (1 if held[row] else 0)
-
-
-def test_a_vocabulary_without_words_is_refused(project):
-    with pytest.raises(ArtifactError) as caught:
-        made(["a b", "c d"], tokenizer={"min_frequency": 2})
-    assert str(caught.value) == (
-        "no word of the corpus comes 2 times: lower min_frequency, or add text"
-    )
-
-
-def test_words_and_plain_text_make_no_vocabulary_together(project):
-    Path("a.conll").write_text("a\tO\n")
-    Path("b.txt").write_text("plain text\n")
-    sources = [{"kind": "conll", "files": ["a.conll"]}, {"kind": "files", "files": ["b.txt"]}]
-    spec = CorpusSpec.model_validate({"sources": sources, "tokenizer": {"kind": "words"}})
-    assert not isinstance(spec.tokenizer, str)
-    with pytest.raises(ArtifactError) as caught:
-        word_tokenizer(spec, spec.tokenizer, Path())
-    assert str(caught.value) == (
-        "some rows are words and some plain text: set split_words: true for the text, or make two"
-        " corpora of them"
-    )
-
-
-def test_rows_as_words_and_how_they_are_written(project):
-    tokenizer = made(TEXT)
-    rows = [Row("The cat."), Row("A dog", text_pair="it's ÉCRU"), Row("x", words=("x", "iPod"))]
-    assert [row.words for row in as_words(tokenizer, rows)] == [
-        ("The", "cat", "."),
-        ("A", "dog", "[SEP]", "it", "'", "s", "ÉCRU"),
-        ("x", "iPod"),
-    ]
-    read = read_rows(tokenizer, rows, 6, "").encoded
-    assert read.lengths.tolist() == [3, 6, 2]
-    assert read.word_of.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 0, 1]
-    written = ["The", "cat", ".", "A", "dog", "[SEP]", "it", "'", "s", "x", "iPod"]
-    vocabulary = words_of(tokenizer)
-    ids = [vocabulary.index(word) if word in vocabulary else 1 for word in written]
-    assert read.ids.tolist() == ids
-    assert read.spelling is not None
-    np.testing.assert_array_equal(read.spelling[:, 0], shape_array(written))
-    np.testing.assert_array_equal(read.spelling[:, 1:], character_array(written))
-    with_prompt = read_rows(tokenizer, [Row("cat")], 9, "the dog ").encoded
-    assert with_prompt.word_of.tolist() == [-1, -1, 0]
-    assert with_prompt.spelling.any(1).tolist() == [False, False, True]
-
-
-def test_questions_are_not_read_by_words(project):
-    with pytest.raises(UsageError) as caught:
-        read_rows(made(TEXT), [Row("Who?", text_pair="A cat.", doc_stride=3)], 32, "")
-    assert str(caught.value) == (
-        "questions are read in windows of a model's own tokens: use the teacher's tokenizer"
-    )
-
-
-def test_a_corpus_keeps_what_is_read(project):
-    """Plain texts too: what is gathered from disk is what a reader makes of the text."""
-    write(project, {})
-    run("tokenize", "p.yaml", "reviews-by-words", "tags-by-words")
-    place = open_project(Path("p.yaml"))
-    rows = {"reviews-by-words": [Row(text) for text, _ in reviews()]}
-    rows["tags-by-words"] = [Row(" ".join(words), words=tuple(words)) for words, _ in tagged()]
-    for name, expected in rows.items():
-        corpus, reading = place.corpus(name), place.reading(name)
-        assert reading.max_seq_length == corpus.facts.max_seq_length == 128
-        assert reading.prompt == ""
-        order = np.random.default_rng(0).permutation(len(expected))
-        found = corpus.gather(order)
-        wanted = read_rows(reading.tokenizer, [expected[row] for row in order], 128, "").encoded
-        for key in ("ids", "lengths", "word_of", "spelling"):
-            np.testing.assert_array_equal(getattr(found, key), getattr(wanted, key))
-        np.testing.assert_array_equal(
-            corpus.all_of(0).spelling, corpus.gather(np.arange(len(expected))).spelling
-        )
-        assert [*corpus.words(np.arange(1))[0]] == list(
-            as_words(reading.tokenizer, expected[:1])[0].words or ()
-        )
-
-
-def test_other_words_are_another_question_to_a_teacher(project):
-    """Unknown words have one id; a model that reads characters tells them apart all the same."""
-    digests = set()
-    for number, unknown in enumerate(["zebra", "xylophone"]):
-        lines = ["the cat", "the cat sees", f"the cat sees {unknown}"]
-        spec = corpus_spec(lines, tokenizer={"min_frequency": 2}).model_dump(mode="json")
-        Path("p.yaml").write_text(json.dumps({"corpora": {f"c{number}": spec}}))
-        run("tokenize", "p.yaml")
-        corpus = open_project(Path("p.yaml")).corpus(f"c{number}")
-        assert corpus.gather(np.arange(3)).ids.tolist() == [4, 3, 4, 3, 5, 4, 3, 5, 1]
-        digests.add(corpus.facts.blocks[0].tokens_digest)
-    assert len(digests) == 2
 
 
 NOTHING = HeldOut(Tokens(torch.empty(0), torch.empty(0)), None)
@@ -287,6 +127,62 @@ def test_a_classifier_by_words_learns_labels_and_comes_back(project, kind):
     assert [line["label"] for line in labels] == ["bad", "good"]
 
 
+def test_a_tagger_goes_on_with_its_own_words_alone(project):
+    model = {"kind": "id_cnn", **KINDS["id_cnn"]}
+    train = TRAIN | {"max_steps": 2}
+    first = {"corpus": "tags-by-words", "model": model, "head": {"kind": "token"}, "train": train}
+    begun = {"kind": "checkpoint", "model": "artifacts/students/first"}
+    tagged = {"sources": [{"kind": "conll", "files": ["tags.conll"]}], "validation": 0.5}
+    write(
+        project,
+        {"first": first}
+        | {
+            name: {**first, "corpus": name, "model": begun, "head": {"kind": "token"}}
+            for name in ("own", "others")
+        },
+        corpora={
+            "own": {**tagged, "tokenizer": "artifacts/students/first"},
+            "others": {**tagged, "tokenizer": {"kind": "words", "min_frequency": 9}},
+        },
+    )
+    run("tokenize", "p.yaml", "tags-by-words")
+    run("train", "p.yaml", "first")
+    run("tokenize", "p.yaml", "own", "others")
+    run("train", "p.yaml", "own")
+    place = open_project(Path("p.yaml"))
+    with pytest.raises(UsageError) as caught:
+        job.prepare(place, "others", *place.inputs("others"), "cpu")
+    assert str(caught.value) == (
+        "artifacts/students/first has other words than the corpus: set tokenizer:"
+        " artifacts/students/first for that corpus and run 'kdpipe tokenize'"
+    )
+
+
+def test_embeddings_by_words_from_a_teacher_that_reads_pieces(project):
+    student = {
+        "caches": ["said"],
+        "corpus": "text-by-words",
+        "model": {"kind": "cnn_lstm", **KINDS["cnn_lstm"]},
+        "objectives": [{"kind": "embedding"}],
+        "train": TRAIN | {"max_steps": 80},
+    }
+    source = {"kind": "files", "files": ["text.txt"]}
+    corpus = {"sources": [source], "tokenizer": {"kind": "words"}, "validation": 0.2}
+    place = write(project, {"s": student}, corpora={"text-by-words": corpus})
+    run("tokenize", "p.yaml", "text", "text-by-words")
+    run("cache-teacher", "p.yaml")
+    run("train", "p.yaml")
+    folder = project / "artifacts/students/s"
+    run("predict", str(folder), "text.txt", "vectors.npy")
+    found = torch.from_numpy(np.load("vectors.npy"))
+    theirs = said_by(place.teacher("tiny").load(), tiny_tokenizer(), SENTENCES)
+    held = place.corpus("text-by-words").held_out
+    close = torch.cosine_similarity(found, theirs)
+    assert close[~held].mean() > 0.95
+    run("parameters", str(folder))
+    assert "kdpipe predict path/to/s my.txt vectors.npy" in (folder / "README.md").read_text()
+
+
 def encoder_of(kind: str, tokenizer: Tokenizer, **keys: Any) -> Encoder:
     torch.manual_seed(0)
     return Encoder(net(kind, **keys).build(None, tokenizer), HeadSpec(("mean", "max")), []).eval()
@@ -318,27 +214,6 @@ def test_padding_and_blank_texts_change_nothing(project, kind):
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-6)
     assert not together[[1, 3]].any()
     assert together[[0, 2, 4]].any(1).all()
-
-
-@pytest.mark.parametrize("kind", ["cnn_lstm", "id_cnn"])
-def test_tokens_that_are_no_words_are_refused(kind):
-    with pytest.raises(UsageError) as caught:
-        net(kind).build(None, tiny_tokenizer())
-    assert str(caught.value) == (
-        f"a student of kind {kind!r} reads whole words: give its corpus tokenizer: {{kind: words}}"
-    )
-
-
-@pytest.mark.parametrize("kind", ["cnn_lstm", "id_cnn"])
-def test_a_model_is_told_what_it_misses(project, kind):
-    model = net(kind).build(None, made(TEXT))
-    what = {"cnn_lstm": "characters", "id_cnn": "shapes"}[kind]
-    with pytest.raises(UsageError) as caught:
-        model(torch.tensor([[3, 4]]))
-    assert str(caught.value) == (
-        f"this model reads the {what} of words: give it '{what}', which"
-        f" kdpipe.nets.features.{what.removesuffix('s')}_array makes"
-    )
 
 
 def test_sizes_are_those_of_nlp_architect(project):
@@ -413,6 +288,12 @@ def test_other_word_vectors_make_another_student(project, capsys):
         Path("glove.txt").write_text(text)
         run("train", "p.yaml")
         assert told in capsys.readouterr().err
+    found = stages(open_project(Path("p.yaml")).pipeline, Path("p.yaml"), Path())
+    assert found["train-s"]["deps"] == [
+        "artifacts/corpora/tags-by-words/manifest.json",
+        "glove.txt",
+    ]
+    assert found["tokenize-tags-by-words"]["deps"] == ["tags.conll"]
 
 
 def note(seen: list[torch.Tensor], _: Any, given: tuple[torch.Tensor]) -> None:

@@ -46,11 +46,19 @@ class FromCheckpoint(StudentKind):
         return {"start": encoder_identity(folder, head_of(folder))}
 
     def build(self, teacher: Encoder | None, tokenizer: Tokenizer) -> PreTrainedModel:
-        """The transformer; raises UsageError where its vocabulary is too small."""
+        """The model; raises UsageError where its vocabulary is too small, or of other words."""
         from kdpipe.load import load_encoder
-        from kdpipe.modules import head_of
+        from kdpipe.modules import head_of, transformer_folder
+        from kdpipe.tokenizer import load_tokenizer
 
         folder = self.folder()
+        if tokenizer.by_words:
+            own = load_tokenizer(transformer_folder(folder))
+            if own.fingerprint != tokenizer.fingerprint:
+                raise UsageError(
+                    f"{self.model} has other words than the corpus: set tokenizer: {self.model} for"
+                    " that corpus and run 'kdpipe tokenize'"
+                )
         model = load_encoder(folder, head_of(folder)).base
         if model.config.vocab_size < tokenizer.vocabulary:
             raise UsageError(
