@@ -11,7 +11,7 @@ from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
 from kdpipe.encoder import Encoder
-from kdpipe.errors import UsageError
+from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.join import join
 from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
@@ -98,6 +98,11 @@ def untrained(project: Project, name: str, corpus: Corpus) -> tuple[Encoder, Tok
     """The student before its first step, and its tokenizer."""
     spec, teacher = project.pipeline.students[name], project.teacher_of(name)
     tokenizer = project.reading(spec.corpus_of(project.pipeline.caches)).tokenizer
+    if tokenizer.fingerprint != corpus.facts.tokenizer:
+        raise ArtifactError(
+            f"{corpus.folder} was read by another tokenizer than its sources or its model give now:"
+            f" run 'kdpipe tokenize {project.file}'"
+        )
     loaded = None if teacher is None else teacher.load()
     alike = teacher is None or teacher.tokenizer.fingerprint == tokenizer.fingerprint
     labels, imported = corpus.facts.labels, project.imported_by(name)

@@ -120,7 +120,7 @@ def test_labels_are_what_was_masked(project: Path) -> None:
     log_q = said[MASKED_LOGITS].detach().double().log_softmax(-1)
     wanted = -sum(log_q[place, token] for place, token in enumerate(gold.tolist())) / len(gold)
     assert loss.item() == pytest.approx(float(wanted), rel=1e-5)
-    assert terms.terms[0].objective.unit(terms.terms[0].pair) == "masked"
+    assert terms.terms[0].objective.unit(terms.terms[0].pair) == "labels"
 
 
 @pytest.mark.usefixtures("_small_blocks")
