@@ -114,7 +114,10 @@ def _mains(tasks: Sequence[Task]) -> tuple[str, ...]:
     """The main metric of each task."""
     mains = tuple(task.main for task in tasks)
     if not mains:
-        raise UsageError("there is no task to measure by: add {kind: fidelity} to 'evaluate'")
+        raise UsageError(
+            "there is no task to measure by: add one to 'evaluate', such as {kind: fidelity}, or"
+            " {kind: classification} for a head"
+        )
     for main in mains:
         if mains.count(main) > 1:
             raise UsageError(f"two tasks of 'evaluate' give {main}: give each a 'name' of its own")

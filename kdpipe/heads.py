@@ -103,12 +103,17 @@ def put_on(base: PreTrainedModel, kind: HeadKind, **keys: Any) -> PreTrainedMode
     return model
 
 
-def copy(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """The weights of a head, where both have the same shapes; else `target` keeps its own."""
+def copy(source: PreTrainedModel, target: PreTrainedModel) -> bool:
+    """The weights of a head, where both have the same shapes; else `target` keeps its own.
+
+    Says whether it did.
+    """
     theirs, mine = _weights(source), _weights(target)
     shapes = ({k: v.shape for k, v in weights.items()} for weights in (theirs, mine))
-    if next(shapes) == next(shapes):
+    alike = next(shapes) == next(shapes)
+    if alike:
         target.load_state_dict(theirs, strict=False)
+    return alike
 
 
 def _weights(model: PreTrainedModel) -> dict[str, Tensor]:

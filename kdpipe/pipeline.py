@@ -20,9 +20,6 @@ from kdpipe.students import FromTeacher, StudentModel
 from kdpipe.targets import Imported, MaskedTokens, Target
 from kdpipe.tasks import Fidelity, Task
 
-_READ_BY = {"embedding": "embedding", "logits": "logits", "labels": "logits"}
-"""Kind of objective -> the part of a cache of files that it learns from."""
-
 
 class WordTokenizer(Frozen):
     """A tokenizer whose tokens are the words of the corpus' own rows, but for those held out."""
@@ -318,7 +315,7 @@ class Pipeline(Frozen):
             asked = objective.averaged or (objective.cache or first,)
             for cache in asked if objective.from_teacher else ():
                 there = [file.part for file in self.caches[cache].files] if cache else []
-                if there and _READ_BY.get(objective.kind) not in there:
+                if there and objective.part_of_rows not in there:
                     raise MisplacedError(
                         ("students", name, "objectives"),
                         f"students.{name}.objectives: {objective.kind!r} has nothing to learn from"

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from kdpipe import modules
-from kdpipe.device import pick_device, pick_dtype
+from kdpipe.device import pick_device
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.load import load_encoder
 from kdpipe.parts import EMBEDDING, LOGITS, Problem
@@ -48,7 +48,7 @@ def open_subject(folder: Path, device: str) -> Subject:
         tokenizer=load_tokenizer(modules.transformer_folder(folder)),
         max_seq_length=modules.own_limit(folder),
         prompt=modules.default_prompt(folder),
-        dtype=pick_dtype("fp32", encoder.device),
+        dtype="fp32",
         folder=folder,
     )
 

@@ -189,9 +189,7 @@ def open_project(file: Path) -> Project:
 
 def same_tokenizer(teacher: Teacher, corpus: Corpus, name: str) -> None:
     """Refuse a corpus that was tokenised for another model; raises ArtifactError."""
-    from kdpipe.tokenizer import load_tokenizer
-
-    found = load_tokenizer(modules.transformer_folder(teacher.folder)).fingerprint
+    found = teacher.tokenizer.fingerprint
     if found != corpus.facts.tokenizer:
         raise ArtifactError(
             f"{corpus.folder} was tokenised for another model (tokenizer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,11 +46,10 @@ def build_student(
             " use kind: shape or kind: checkpoint"
         )
     model = spec.model.build(teacher if alike else None, tokenizer)
-    if spec.head is not None and spec.head.kind == "mlm":
-        return _with_mlm(model, teacher if alike else None)
     if spec.head is not None:
+        origins = [spec.model.headed(spec.head.kind), teacher if alike else None]
         of_files = imported is not None and spec.head.kind == "sequence" and imported.classes
-        return _with_head(spec.head, model, teacher, of_files or labels)
+        return _with_head(spec.head, model, teacher, origins, of_files or labels)
     pooler = getattr(model, "pooler", None)
     if pooler is not None:
         # Kept because loaders expect it, but no output of an encoder passes through it.
@@ -74,12 +74,38 @@ def build_student(
 
 
 def _with_head(
-    head: Head, base: PreTrainedModel, teacher: Encoder | None, labels: tuple[str, ...]
+    head: Head,
+    base: PreTrainedModel,
+    teacher: Encoder | None,
+    origins: Sequence[Encoder | None],
+    labels: tuple[str, ...],
 ) -> Encoder:
-    """A model with a head; the teacher's own head where it fits."""
-    alike = teacher is not None and teacher.answers == head.kind
-    classes = head.classes or (teacher.dims.classes if teacher is not None and alike else labels)
+    """A model with a head: that of the first of `origins` that has such a one, else a fresh one."""
+    keys = _keys(head, teacher, labels)
+    model = heads.put_on(base, head.kind, **keys)
+    made = Encoder(model, HeadSpec(), [], head.kind)
+    if head.crf:
+        made.crf = CRF(len(made.dims.classes))
+    for origin in origins:
+        if origin is None or (origin.answers, origin.dims.classes) != (
+            head.kind,
+            made.dims.classes,
+        ):
+            continue
+        if heads.copy(origin.model, model):
+            if made.crf is not None and origin.crf is not None:
+                made.crf.load_state_dict(origin.crf.state_dict())
+            break
+    return made
+
+
+def _keys(head: Head, teacher: Encoder | None, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What a config says of a head: its classes, and what its logits mean."""
+    if head.kind == "mlm":
+        return {}
     keys: dict[str, Any] = {"problem_type": head.problem_type if head.kind == "sequence" else None}
+    said = teacher.dims.classes if teacher is not None and teacher.answers == head.kind else labels
+    classes = head.classes or said
     if head.kind == "span":
         classes = heads.ENDS_OF_SPAN
     elif keys["problem_type"] == "regression":
@@ -91,19 +117,7 @@ def _with_head(
         )
     keys["id2label"] = dict(enumerate(classes))
     keys["label2id"] = {name: number for number, name in enumerate(classes)}
-    model = heads.put_on(base, head.kind, **keys)
-    if teacher is not None and alike and teacher.dims.classes == classes:
-        heads.copy(teacher.model, model)
-    crf = CRF(len(classes)) if head.crf else None
-    return Encoder(model, HeadSpec(), [], head.kind, crf)
-
-
-def _with_mlm(base: PreTrainedModel, teacher: Encoder | None) -> Encoder:
-    """A masked language model; the teacher's own head where it fits."""
-    model = heads.put_on(base, "mlm")
-    if teacher is not None and teacher.answers == "mlm":
-        heads.copy(teacher.model, model)
-    return Encoder(model, HeadSpec(), [], "mlm")
+    return keys
 
 
 def check(spec: StudentSpec, student: Encoder, rows: CorpusFacts, *, labelled: bool) -> None:

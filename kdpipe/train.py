@@ -239,7 +239,7 @@ def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float)
         group["lr"] = rate * group["share"]
     torch.manual_seed((spec.seed << 32) + number)
     run.student.train()
-    loss, losses = 0.0, dict.fromkeys((term.name for term in run.terms.terms), 0.0)
+    sums = torch.zeros(1 + len(run.terms.terms), device=run.device)
     for batch in batches:
         here = batch.to(run.device)
         share = _share(_count([batch]), whole)
@@ -248,20 +248,22 @@ def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float)
             value, parts = run.terms(
                 said, here, progress=(number - 1) / max(1, total - 1), share=share
             )
-        loss += float(value.detach())
-        losses = {name: losses[name] + float(part) for name, part in parts.items()}
-        _refuse_non_finite("loss", loss, number, spec)
+        sums += torch.stack([value.detach(), *parts.values()])
         if value.requires_grad:
             value.backward()
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    _refuse_non_finite("gradient norm", float(norm), number, spec)
-    if 0 < spec.max_grad_norm < float(norm):
+    # One wait for the device in a step: all numbers come together.
+    loss, *each, length = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
+    _refuse_non_finite("loss", loss, number, spec)
+    _refuse_non_finite("gradient norm", length, number, spec)
+    if 0 < spec.max_grad_norm < length:
         # Only then: scaling all gradients by 1 costs as much.
         nn.utils.clip_grads_with_norm_(parameters, spec.max_grad_norm, norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return Step(number, epoch, loss, losses, rate, float(norm), whole["tokens"], None)
+    losses = dict(zip((term.name for term in run.terms.terms), each, strict=True))
+    return Step(number, epoch, loss, losses, rate, length, whole["tokens"], None)
 
 
 def _refuse_non_finite(what: str, value: float, number: int, spec: TrainSpec) -> None:

@@ -160,7 +160,11 @@ def test_a_teacher_of_no_worth_has_no_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ([], "there is no task to measure by: add {kind: fidelity} to 'evaluate'"),
+        (
+            [],
+            "there is no task to measure by: add one to 'evaluate', such as {kind: fidelity}, or"
+            " {kind: classification} for a head",
+        ),
         (
             [Similarity(file="a.tsv"), Fidelity(), Similarity(file="b.tsv")],
             "two tasks of 'evaluate' give similarity.spearman: give each a 'name' of its own",

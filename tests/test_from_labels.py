@@ -235,7 +235,8 @@ def test_a_student_that_nothing_measures_has_no_report(capsys: Capture) -> None:
     assert capsys.readouterr().out == ""
     assert not Path("reports").exists()
     assert fails(capsys, ["evaluate", str(FILE), "teacher"], 2) == (
-        "there is no task to measure by: add {kind: fidelity} to 'evaluate'"
+        "there is no task to measure by: add one to 'evaluate', such as {kind: fidelity}, or"
+        " {kind: classification} for a head"
     )
 
 

@@ -27,7 +27,7 @@ from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.folder import write_model
 from kdpipe.load import load_encoder
 from kdpipe.modules import default_prompt, head_of, own_limit
-from kdpipe.parts import EMBEDDING, LOGITS, TOKEN_LOGITS, Part
+from kdpipe.parts import EMBEDDING, LOGITS, TOKEN_LOGITS, HeadKind, Part
 from kdpipe.pipeline import Head, StudentSpec
 from kdpipe.student import build_student
 from kdpipe.tokenizer import load_tokenizer
@@ -344,3 +344,27 @@ def test_answers_can_be_had_of_a_student_that_finds_them(folders, tmp_path) -> N
     found = observe(student, rows([("Who waits?", "The dog waits.")]), student.gives, "fp32")
     wanted = torch.stack([said.start_logits[0], said.end_logits[0]], -1)
     torch.testing.assert_close(found[TOKEN_LOGITS], wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sequence", "token"])
+def test_a_student_from_a_checkpoint_goes_on_with_its_head(tmp_path: Path, kind: HeadKind) -> None:
+    """As long as its classes are the same; else the head is a fresh one."""
+    folder = tiny_headed_folder(tmp_path / "start", kind, CLASSES)
+    start = load_encoder(folder, head_of(folder))
+
+    def built(classes: tuple[str, ...]) -> Encoder:
+        spec = StudentSpec.model_validate(
+            {
+                "corpus": "text",
+                "model": {"kind": "checkpoint", "model": str(folder)},
+                "head": {"kind": kind, "classes": list(classes)},
+                "objectives": [{"kind": "labels"}],
+            }
+        )
+        return build_student(spec, None, tiny_tokenizer(), ())
+
+    kept, fresh = built(tuple(CLASSES)), built(tuple(reversed(CLASSES)))
+    ours, theirs, other = (one.model.state_dict() for one in (kept, start, fresh))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(other["classifier.weight"], theirs["classifier.weight"])

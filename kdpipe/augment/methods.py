@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,7 +51,7 @@ class Perturb(Frozen):
         return {}
 
 
-class Replace(Frozen):
+class Replace(Frozen, ABC):
     """Each word that is no stop word becomes one of its candidates, or stays."""
 
     candidates: PositiveInt = CANDIDATES
@@ -68,13 +69,13 @@ class Replace(Frozen):
         found = self.candidates_in(side.text, side.places(), tools)
         return replacements(side, found, self.probability, rng)
 
+    @abstractmethod
     def candidates_in(self, text: str, places: list[Span], tools: Tools) -> Candidates:
         """What could stand at places of a text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self, root: Path) -> dict[str, str]:
         """What copies depend on beside this, by name."""
-        raise NotImplementedError
 
 
 class _Model(Frozen):

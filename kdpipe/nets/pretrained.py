@@ -6,6 +6,7 @@ row, C characters of a word, D width of a state, L classes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -78,7 +79,7 @@ class _Net(_Model):
         return BaseModelOutput(last_hidden_state=every[-1])
 
 
-class _Headed(_Model):
+class _Headed(_Model, ABC):
     """A net with a linear layer that gives logits."""
 
     below: ClassVar[type[_Net]]
@@ -104,9 +105,9 @@ class _Headed(_Model):
         about = self.about(said.last_hidden_state, _mask(input_ids, attention_mask))
         return self.output(logits=self.classifier(about), hidden_states=said.hidden_states)
 
+    @abstractmethod
     def about(self, states: Tensor, mask: Tensor) -> Tensor:
         """What the logits are about, from `states [B, T, D]` that are 0 where `mask [B, T]` is."""
-        raise NotImplementedError
 
 
 class _OfRows(_Headed):

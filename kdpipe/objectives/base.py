@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.activations import Activations, Dims
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 Unit = Literal["rows", "tokens", "masked", "words", "labels"]
 """What a loss can be a mean over: rows, tokens, masked tokens, words, or what has a label."""
@@ -83,6 +83,11 @@ class Objective(Frozen, ABC):
     def from_teacher(self) -> bool:
         """Whether there has to be a cache to learn from."""
         return True
+
+    @property
+    def part_of_rows(self) -> PartName | None:
+        """Which part about rows it learns from; None: from others, which files cannot have."""
+        return None
 
     @property
     def averaged(self) -> Mapping[str, float]:

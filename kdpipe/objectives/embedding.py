@@ -11,7 +11,7 @@ from kdpipe.parts import EMBEDDING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 
 class MatchEmbedding(Objective):
@@ -21,6 +21,11 @@ class MatchEmbedding(Objective):
     loss: Literal["mse", "cosine", "similarity"] = "cosine"
     """`mse`: squared error, mean over all values; `cosine`: 1 - cosine, mean over rows;
     `similarity`: squared error between the batch's two matrices of cosines."""
+
+    @property
+    def part_of_rows(self) -> PartName | None:
+        """Which part about rows it learns from."""
+        return "embedding"
 
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from kdpipe.errors import UsageError
 from kdpipe.objectives.base import Objective, Pairing, Seen, Unit
 from kdpipe.objectives.logits import logits_part, same_head
-from kdpipe.parts import Needs
+from kdpipe.parts import Needs, PartName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +52,11 @@ class MatchLabels(Objective):
     def reads_labels(self) -> bool:
         """Whether it looks at the labels of the corpus."""
         return True
+
+    @property
+    def part_of_rows(self) -> PartName | None:
+        """Which part about rows it learns from."""
+        return "logits"
 
     def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over."""

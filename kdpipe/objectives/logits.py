@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.nets.crf import CRF
-    from kdpipe.parts import Needs, Problem
+    from kdpipe.parts import Needs, PartName, Problem
 
 
 class Flsw(Frozen):
@@ -76,6 +76,12 @@ class MatchLogits(Objective):
         return self.average or {}
 
     @model_validator(mode="after")
+    def _one_cache_or_several(self) -> MatchLogits:
+        if self.average is not None and self.cache is not None:
+            raise ValueError("key 'average' names its caches: take out 'cache'")
+        return self
+
+    @model_validator(mode="after")
     def _scale_has_a_number(self) -> MatchLogits:
         if not isinstance(self.temperature, float) and self.loss == "mse":
             raise ValueError("loss 'mse' takes a number as temperature")
@@ -85,6 +91,11 @@ class MatchLogits(Objective):
     def reads_labels(self) -> bool:
         """Whether it looks at the labels of the corpus."""
         return self.probability_shift
+
+    @property
+    def part_of_rows(self) -> PartName | None:
+        """Which part about rows it learns from."""
+        return "logits"
 
     def unit(self, pair: Pairing) -> Literal["rows", "words"]:
         """What the loss is a mean over."""

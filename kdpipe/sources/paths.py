@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -20,7 +21,7 @@ from kdpipe.sources.row import Row
 T = TypeVar("T")
 
 
-class NamedFiles(Frozen):
+class NamedFiles(Frozen, ABC):
     """Local files, folders and globs."""
 
     known: ClassVar[Collection[str]]
@@ -39,9 +40,9 @@ class NamedFiles(Frozen):
         """
         return self.read(root, self.rows_of)
 
+    @abstractmethod
     def rows_of(self, path: Path) -> Iterator[Row]:
         """Rows of one file."""
-        raise NotImplementedError
 
     def read(self, root: Path, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
         """What `read` finds in each file; raises as `rows` does."""

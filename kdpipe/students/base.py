@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kdpipe.encoder import Encoder
+    from kdpipe.parts import HeadKind
     from kdpipe.tokenizer import Tokenizer
 
 
@@ -27,6 +28,10 @@ class StudentKind(Frozen, ABC):
         Raises:
             UsageError: what cannot be built.
         """
+
+    def headed(self, kind: HeadKind) -> Encoder | None:
+        """The model whose head of this kind the student starts with; None: there is none."""
+        return None
 
     def files(self) -> list[str]:
         """Files of the user's own that it starts from."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kdpipe.encoder import Encoder
+    from kdpipe.parts import HeadKind
     from kdpipe.tokenizer import Tokenizer
 
 
@@ -66,3 +67,17 @@ class FromCheckpoint(StudentKind):
                 f" {tokenizer.vocabulary}: start from a checkpoint with the corpus' own tokenizer"
             )
         return model
+
+    def headed(self, kind: HeadKind) -> Encoder | None:
+        """The checkpoint itself, where it has such a head."""
+        from kdpipe.hub import read_json
+        from kdpipe.load import load_encoder
+        from kdpipe.modules import head_of, transformer_folder
+
+        folder = self.folder()
+        names = read_json(transformer_folder(folder) / "config.json").get("architectures") or []
+        guesses = any(str(name).endswith("ForMaskedLM") for name in names)
+        if kind == "mlm" and not guesses:
+            return None
+        found = load_encoder(folder, head_of(folder), mlm=kind == "mlm")
+        return found if found.answers == kind else None
