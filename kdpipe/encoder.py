@@ -19,7 +19,7 @@ from kdpipe import heads
 from kdpipe.activations import Activations, Dims, Tokens, pad
 from kdpipe.batches import by_length
 from kdpipe.device import Dtype, autocast, pass_overhead
-from kdpipe.masked import head_at, largest
+from kdpipe.masked_logits import head_at, largest
 from kdpipe.modules import HeadSpec
 from kdpipe.nets.crf import CRF
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS, TOKEN_LOGITS, HeadKind, Needs, Part

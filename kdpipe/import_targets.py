@@ -17,13 +17,13 @@ from kdpipe.activations import Dims
 from kdpipe.cache import CacheFacts
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.errors import ArtifactError, NonFiniteError
-from kdpipe.given import open_vectors, present, width_of
 from kdpipe.parts import PartName
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
 from kdpipe.store import Store
 from kdpipe.targets import Imported, Question
 from kdpipe.teacher import Asking, Todo
+from kdpipe.vector_files import open_vectors, present, width_of
 
 _SAYS_NOTHING = {"file", "storage"}
 """Keys of a file that do not change its vectors: where it is, and how a shard keeps them."""

@@ -31,7 +31,7 @@ class Part(NamedTuple):
     layer: int | None = None
     """Where a model has one for each layer: 1 is the first, 0 (of `hidden`) the embeddings."""
     top_k: int | None = None
-    """Of a vocabulary's logits only so many, the largest, as `kdpipe.masked.largest` packs them;
+    """Of a vocabulary's logits only so many, the largest, as `masked_logits.largest` packs them;
     None: all."""
     steady: bool = False
     """Without dropout, also while the model is trained."""

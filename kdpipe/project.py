@@ -115,7 +115,7 @@ class Project:
     def reading(self, name: str) -> Reading:
         """How a corpus' text becomes tokens; raises UsageError for a limit beyond the positions."""
         from kdpipe.tokenizer import load_tokenizer
-        from kdpipe.vocabulary import MOST_WORDS, word_tokenizer
+        from kdpipe.word_tokenizer import MOST_WORDS, word_tokenizer
         from kdpipe.write_corpus import Reading
 
         spec = self.pipeline.corpora[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdpipe.masked import unpacked
+from kdpipe.masked_logits import unpacked
 from kdpipe.targets import Storage
 
 _FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -28,7 +28,7 @@ def encode(values: Tensor, storage: Storage) -> dict[str, Tensor]:
 
 
 def encode_largest(packed: Tensor, storage: Storage) -> dict[str, Tensor]:
-    """What `kdpipe.masked.largest` packed, `[V, 2 * K + 1]`: log-probabilities as by `encode`.
+    """What `masked_logits.largest` packed, `[V, 2 * K + 1]`: log-probabilities as by `encode`.
 
     Adds `indices [V, K]` int32 and `log_normalizer [V]` fp32. Log-probabilities, and not logits,
     are rounded, since they are near 0 where they matter most.

@@ -18,7 +18,7 @@ from kdpipe.errors import ArtifactError
 from kdpipe.job import untrained
 from kdpipe.join import join
 from kdpipe.load import load_encoder
-from kdpipe.masked import unpacked
+from kdpipe.masked_logits import unpacked
 from kdpipe.modules import head_of
 from kdpipe.parts import EMBEDDING, LOGITS, Needs
 from kdpipe.project import Project

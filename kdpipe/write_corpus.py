@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from kdpipe import artifact, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
-from kdpipe.distinct import Distinct
+from kdpipe.corpus_rows import Distinct
 from kdpipe.errors import ArtifactError
-from kdpipe.kinds import Kinds
 from kdpipe.masking import UNMASKED, Masking
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
-from kdpipe.reading import as_words, read_rows
+from kdpipe.read_rows import as_words, read_rows
+from kdpipe.row_kinds import Kinds
 from kdpipe.sources import Row
 from kdpipe.tokenizer import Tokenizer
 

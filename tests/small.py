@@ -15,7 +15,7 @@ from kdpipe.modules import head_of
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.project import Project, open_project
 from kdpipe.tokenizer import Tokenizer
-from kdpipe.vocabulary import word_tokenizer
+from kdpipe.word_tokenizer import word_tokenizer
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
 GOOD, BAD = ("bright", "fresh", "warm", "quiet"), ("broken", "late", "wet", "heavy")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdpipe import corpus, kinds, write_corpus
+from kdpipe import corpus, row_kinds, write_corpus
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.project import Project
 from tests.pieces import make_corpus, new_project, sentences, write_text
@@ -278,8 +278,8 @@ def test_a_block_before_the_first_label(project, monkeypatch):
 
 
 def test_more_labels_than_there_are_classes(project, monkeypatch):
-    assert kinds.MOST_LABELS == 10_000
-    monkeypatch.setattr(kinds, "MOST_LABELS", 3)
+    assert row_kinds.MOST_LABELS == 10_000
+    monkeypatch.setattr(row_kinds, "MOST_LABELS", 3)
     rows = [(["a"], ["x"]), (["b", "c"], ["y", "z"])]
     assert make_corpus(tagged(project, rows)).facts.labels == ("x", "y", "z")
     with pytest.raises(ArtifactError) as caught:

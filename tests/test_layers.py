@@ -19,17 +19,17 @@ LAYERS = """
     artifact device hub
     tokenizer
     masking
-    activations anatomy batches losses masked metrics parameters report
+    activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
     corpus modules storage store windows
-    augment given heads kinds reading spans taps
+    augment heads read_rows row_kinds spans taps vector_files
     cache card encoder gold
     folder join load streams tasks
     loader
     students
     pipeline speed
-    distinct
-    dvc evaluate student teacher terms vocabulary write_corpus
+    corpus_rows
+    dvc evaluate student teacher terms word_tokenizer write_corpus
     dry_run import_targets project train
     checkpoint
     job

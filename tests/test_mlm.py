@@ -25,7 +25,7 @@ from kdpipe.job import prepare
 from kdpipe.join import join
 from kdpipe.loader import Batch
 from kdpipe.losses import top_k_kl
-from kdpipe.masked import unpacked
+from kdpipe.masked_logits import unpacked
 from kdpipe.objectives.base import Unit
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS
 from kdpipe.pipeline import StudentSpec

@@ -31,7 +31,7 @@ from kdpipe.parts import TOKEN_LOGITS
 from kdpipe.pipeline import StudentSpec
 from kdpipe.predict import open_subject
 from kdpipe.project import open_project
-from kdpipe.reading import read_rows
+from kdpipe.read_rows import read_rows
 from kdpipe.sources import Row, Span
 from kdpipe.sources.squad import Answer, Question
 from kdpipe.tasks.question_answering import answers_of

@@ -22,7 +22,7 @@ from kdpipe.modules import HeadSpec
 from kdpipe.parts import EMBEDDING, LOGITS, TOKEN_LOGITS
 from kdpipe.predict import open_subject
 from kdpipe.project import open_project
-from kdpipe.reading import read_rows
+from kdpipe.read_rows import read_rows
 from kdpipe.sources.row import Row
 from kdpipe.students import CNNLSTMStudent, IDCNNStudent, RecurrentStudent
 from kdpipe.tasks import Classification, Tagging

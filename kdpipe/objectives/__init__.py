@@ -8,14 +8,14 @@ from pydantic import Field
 
 from kdpipe.objectives.attention import MatchAttention
 from kdpipe.objectives.base import Objective
+from kdpipe.objectives.dropout_penalty import DropoutPenalty
 from kdpipe.objectives.embedding import MatchEmbedding
+from kdpipe.objectives.emd import MatchManyLayers
 from kdpipe.objectives.hidden import MatchHidden
 from kdpipe.objectives.labels import MatchLabels
 from kdpipe.objectives.logits import MatchLogits
-from kdpipe.objectives.many_layers import MatchManyLayers
-from kdpipe.objectives.masked import MatchMasked
+from kdpipe.objectives.mlm import MatchMasked
 from kdpipe.objectives.relation import MatchRelation
-from kdpipe.objectives.steady import DropoutPenalty
 from kdpipe.objectives.structure import MatchStructure
 
 _OfLayers = MatchHidden | MatchStructure | MatchRelation | MatchAttention | MatchManyLayers

@@ -106,7 +106,7 @@ def embed_texts(subject: Subject, texts: list[str]) -> Vectors:
 def read(subject: Subject, rows: Sequence[Row]) -> tuple[Tokens, Encoded]:
     """Rows as the subject reads them, with its prompt and cut to its limit."""
     from kdpipe.activations import Tokens
-    from kdpipe.reading import read_rows
+    from kdpipe.read_rows import read_rows
 
     encoded = read_rows(subject.tokenizer, rows, subject.max_seq_length, subject.prompt).encoded
     return Tokens.of(encoded, subject.tokenizer.count(subject.prompt)), encoded

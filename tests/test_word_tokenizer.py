@@ -12,9 +12,9 @@ from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.nets.features import character_array, shape_array
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.project import open_project
-from kdpipe.reading import as_words, read_rows
+from kdpipe.read_rows import as_words, read_rows
 from kdpipe.sources.row import Row
-from kdpipe.vocabulary import word_tokenizer
+from kdpipe.word_tokenizer import word_tokenizer
 from tests.small import SPECIAL, TEXT, corpus_spec, made, reviews, run, tagged, words_of, write
 
 

@@ -57,7 +57,7 @@ class MatchMasked(Objective):
     def compute(self, seen: Seen, pair: Pairing, learned: nn.ModuleDict) -> Tensor:
         """The loss, a scalar; 0 where nothing is masked."""
         from kdpipe.losses import top_k_kl
-        from kdpipe.masked import unpacked
+        from kdpipe.masked_logits import unpacked
 
         kept = pair.teacher.masked
         assert kept is not None, "refused before the first step"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdpipe.reading import read_rows
+from kdpipe.read_rows import read_rows
 from kdpipe.sources import Row, Span
 from kdpipe.tokenizer import Encoded
 from kdpipe.windows import read_windows

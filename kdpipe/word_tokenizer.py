@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from kdpipe.distinct import Distinct
+from kdpipe.corpus_rows import Distinct
 from kdpipe.errors import ArtifactError
 from kdpipe.pipeline import CorpusSpec, WordTokenizer
 from kdpipe.tokenizer import WORD_LEVEL, Tokenizer

@@ -17,7 +17,7 @@ from kdpipe.encoder import Encoder, ask, keep_in_bf16, observe
 from kdpipe.errors import ArtifactError
 from kdpipe.folder import write_model
 from kdpipe.load import load_encoder
-from kdpipe.masked import largest, unpacked
+from kdpipe.masked_logits import largest, unpacked
 from kdpipe.modules import head_of
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS, TOKEN_LOGITS, Part
 from kdpipe.pipeline import StudentSpec
