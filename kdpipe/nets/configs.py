@@ -6,9 +6,11 @@ directions together, so half of it is what `kdpipe.nets` calls so.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from kdpipe.nets.cnn_lstm import CNNLSTM
@@ -57,12 +59,12 @@ class RecurrentConfig(PreTrainedConfig):
         """The net with fresh weights."""
         return Recurrent(
             self.vocab_size,
-            word_width=self.word_width,
-            hidden_size=self.hidden_size // 2,
-            num_layers=self.num_hidden_layers,
-            cell=self.cell,
-            dropout=self.dropout,
-            padding=self.pad_token_id,
+            **_shared(self, Recurrent)
+            | {
+                "hidden_size": self.hidden_size // 2,
+                "num_layers": self.num_hidden_layers,
+                "padding": self.pad_token_id,
+            },
         )
 
 
@@ -107,17 +109,8 @@ class CNNLSTMConfig(PreTrainedConfig):
 
     def net(self) -> CNNLSTM:
         """The net with fresh weights."""
-        return CNNLSTM(
-            self.vocab_size,
-            word_width=self.word_width,
-            character_width=self.character_width,
-            character_filters=self.character_filters,
-            character_kernel_size=self.character_kernel_size,
-            hidden_size=self.hidden_size // 2,
-            num_layers=self.num_hidden_layers,
-            dropout=self.dropout,
-            word_dropout=self.word_dropout,
-        )
+        halved = {"hidden_size": self.hidden_size // 2, "num_layers": self.num_hidden_layers}
+        return CNNLSTM(self.vocab_size, **_shared(self, CNNLSTM) | halved)
 
 
 class IDCNNConfig(PreTrainedConfig):
@@ -182,20 +175,10 @@ class IDCNNConfig(PreTrainedConfig):
 
     def net(self) -> IDCNN:
         """The net with fresh weights."""
-        return IDCNN(
-            self.vocab_size,
-            word_width=self.word_width,
-            shape_width=self.shape_width,
-            use_characters=self.use_characters,
-            character_width=self.character_width,
-            character_filters=self.character_filters,
-            character_kernel_size=self.character_kernel_size,
-            filters=self.hidden_size,
-            kernel_size=self.kernel_size,
-            dilations=self.dilations,
-            blocks=self.blocks,
-            input_dropout=self.input_dropout,
-            middle_dropout=self.middle_dropout,
-            hidden_dropout=self.hidden_dropout,
-            word_dropout=self.word_dropout,
-        )
+        return IDCNN(self.vocab_size, filters=self.hidden_size, **_shared(self, IDCNN))
+
+
+def _shared(config: PreTrainedConfig, net: type[nn.Module]) -> dict[str, Any]:
+    """What a config and a net call by the same name."""
+    names = inspect.signature(net).parameters
+    return {name: value for name, value in vars(config).items() if name in names}
