@@ -144,7 +144,7 @@ def test_every_pipeline_in_a_page_is_one(tmp_path: Path, text: str) -> None:
     assert load_pipeline(path).corpora
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").rglob("*.yaml")), ids=name_of)
 def test_every_recipe_is_a_pipeline(path: Path) -> None:
     assert load_pipeline(path).corpora
 
