@@ -160,6 +160,23 @@ class Corpus:
         return np.ascontiguousarray(np.concatenate(blocks)).view("V16").ravel()
 
     @functools.cached_property
+    def token_digests(self) -> npt.NDArray[np.void]:
+        """[R]: a digest of what a model reads of each row and what is masked of it, for sorting."""
+        found = [digest for index in range(len(self.facts.blocks)) for digest in self._rows(index)]
+        return np.frombuffer(b"".join(found), "V16")
+
+    def _rows(self, index: int) -> Iterator[bytes]:
+        rows, starts = self.all_of(index), self.block(index).starts
+        seconds = rows.lengths if rows.second_at is None else rows.second_at
+        for begin, end, second in zip(starts[:-1], starts[1:], seconds, strict=True):
+            digest = hashlib.blake2b(rows.ids[begin:end].tobytes(), digest_size=16)
+            digest.update(int(second).to_bytes(8, "little"))
+            for more in (rows.original, rows.spelling):
+                if more is not None:
+                    digest.update(more[begin:end].tobytes())
+            yield digest.digest()
+
+    @functools.cached_property
     def first_rows(self) -> list[int]:
         """First row of each block."""
         return [block.first_row for block in self.facts.blocks]

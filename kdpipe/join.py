@@ -1,7 +1,8 @@
-"""Rows of one corpus found again in another one, which another tokenizer has read.
+"""Rows of one corpus found again in another one.
 
-Rows are the same where their texts are; of rows of words, words are the same where they have the
-same place. Legend: R rows, N tokens of a corpus, M tokens of the other, D width.
+Of one tokenizer rows are the same where their tokens are, of two where their texts are; of rows of
+words, words are the same where they have the same place. Legend: R rows, N tokens of a corpus, M
+tokens of the other, D width.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Joined:
     row_of: npt.NDArray[np.int64] | None
     """[R]: row of the student's corpus -> row of the cache's, -1 where that has none; None: the
     corpus is the same."""
+    same_tokens: bool
+    """Whether such rows have the same tokens, or the same text in other ones."""
 
     @property
     def known(self) -> Bools | None:
@@ -52,7 +55,7 @@ class Joined:
         there = self.row_of[rows]
         said = self.cache.read(there, needs)
         lengths = torch.from_numpy(mine.lengths)
-        if not any(part.per_token for part in needs):
+        if self.same_tokens or not any(part.per_token for part in needs):
             return Activations(lengths, said.values), None
         places, sources = _words_of_both(mine, self.cache.corpus.gather(there))
         values = {
@@ -73,23 +76,35 @@ def join(corpus: Corpus, cache: Cache, needs: Needs) -> Joined:
     """
     other = cache.corpus
     if other.digest == corpus.digest:
-        return Joined(cache, None)
-    _refuse(corpus, cache, needs)
-    mine, theirs = corpus.text_digests, other.text_digests
-    # Of rows with one text the first one speaks; windows of one text are not told apart.
+        return Joined(cache, None, same_tokens=True)
+    same = corpus.facts.tokenizer == other.facts.tokenizer and _by_token(needs)
+    if same:
+        row_of = _places(corpus.token_digests, other.token_digests)
+        alike = "row of the same tokens: they differ in sources, max_seq_length, prompt or masks"
+    else:
+        _refuse(corpus, cache, needs)
+        # Of rows with one text the first one speaks; windows of one text are not told apart.
+        row_of = _places(corpus.text_digests, other.text_digests)
+        alike = "text in common: make both from the same sources"
+    if not (row_of >= 0).any():
+        raise UsageError(f"{corpus.folder} and {other.folder} have no {alike}")
+    return Joined(cache, row_of, bool(same))
+
+
+def _places(mine: npt.NDArray[np.void], theirs: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """[R]: the first place in `theirs` of each of `mine`, -1 of what is not there."""
     known, first = np.unique(theirs, return_index=True)
     place = np.searchsorted(known, mine).clip(max=len(known) - 1)
-    row_of = np.where(known[place] == mine, first[place], -1).astype(np.int64)
-    if not (row_of >= 0).any():
-        raise UsageError(
-            f"{corpus.folder} and {other.folder} have no text in common: make both from the same"
-            " sources, one with each tokenizer"
-        )
-    return Joined(cache, row_of)
+    found: npt.NDArray[np.int64] = np.where(known[place] == mine, first[place], -1).astype(np.int64)
+    return found
+
+
+def _by_token(needs: Needs) -> Needs:
+    return frozenset(part for part in needs if part.per_token)
 
 
 def _refuse(corpus: Corpus, cache: Cache, needs: Needs) -> None:
-    by_token = frozenset(part for part in needs if part.per_token)
+    by_token = _by_token(needs)
     other = frozenset(part for part in by_token if part != TOKEN_LOGITS)
     both = f"{corpus.folder} and {cache.corpus.folder} are read by different tokenizers"
     if other:

@@ -146,7 +146,7 @@ def batches(
         },
     )
     made = make_corpus(place)
-    caches = {name: Joined(make_cache(place, made, name)[0], None) for name in teachers}
+    caches = {name: Joined(make_cache(place, made, name)[0], None, True) for name in teachers}
     assert len(made.facts.blocks) > 3
     rows = np.random.default_rng(1).permutation(made.facts.rows)[:23]
     needs = dict.fromkeys(teachers, frozenset({part}))

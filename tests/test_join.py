@@ -158,6 +158,40 @@ def _epoch(run):
     return train._epoch(run, 0)
 
 
+def test_a_part_of_a_corpus_learns_from_all_that_was_said_about_the_whole(project):
+    lines = sentences(60)
+    (project / "some.txt").write_text("".join(f"{line}\n" for line in reversed(lines[20:50])))
+    some = {"sources": [{"kind": "files", "files": ["some.txt"]}], "tokenizer": "tiny"}
+    targets = [{"kind": "hidden", "layers": [1], "storage": "fp32"}]
+    caches = {"said": {"corpus": "text", "teacher": "tiny", "targets": targets, "dtype": "fp32"}}
+    place = new_project(project, lines, corpora={"some": some}, caches=caches)
+    whole, mine = make_corpus(place, "text"), make_corpus(place, "some")
+    cache, _ = make_cache(place, whole, "said")
+    needs = frozenset({Part("hidden", 1)})
+    joined = join(mine, cache, needs)
+    assert joined.known.all()
+    rows = np.array([7, 0, 29])
+    said, mask = joined.read(rows, needs, mine.gather(rows))
+    assert mask is None
+    wanted = cache.read(np.array([49 - row for row in rows]), needs)
+    assert torch.equal(said[Part("hidden", 1)], wanted[Part("hidden", 1)])
+
+
+def test_rows_that_are_masked_elsewhere_are_not_the_same(project):
+    masks = [
+        {"sources": [{"kind": "files", "files": ["text.txt"]}], "tokenizer": "tiny", "seed": seed}
+        | {"mlm_probability": 0.3}
+        for seed in (1, 2)
+    ]
+    targets = [{"kind": "hidden", "layers": [1]}]
+    caches = {"said": {"corpus": "one", "teacher": "tiny", "targets": targets}}
+    corpora = {"one": masks[0], "other": masks[1]}
+    place = new_project(project, sentences(20), corpora=corpora, caches=caches)
+    cache, _ = make_cache(place, make_corpus(place, "one"), "said")
+    with pytest.raises(UsageError, match=r"no row of the same tokens: they differ in .* masks$"):
+        join(make_corpus(place, "other"), cache, frozenset({Part("hidden", 1)}))
+
+
 def test_what_has_no_counterpart_is_refused(place):
     with pytest.raises(UsageError, match=r"no hidden states of layer 1 in common: use objectives"):
         joined_parts(place, frozenset({Part("hidden", 1)}))
