@@ -167,8 +167,12 @@ class Project:
     def teacher_of(self, student: str) -> Teacher | None:
         """The teacher that gives a student layers and pooling; None without one that is run."""
         first = next(iter(self.pipeline.students[student].caches), None)
-        cache = None if first is None else self.pipeline.caches[first]
-        if cache is None or cache.teacher is None:
+        return None if first is None else self.teacher_in(first)
+
+    def teacher_in(self, name: str) -> Teacher | None:
+        """The teacher of a cache; None where files gave it."""
+        cache = self.pipeline.caches[name]
+        if cache.teacher is None:
             return None
         return self.teacher(cache.teacher, mlm=cache.asks_mlm)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdpipe.activations import Tokens
+from kdpipe.activations import Dims, Tokens
 from kdpipe.batches import Rows
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
@@ -29,9 +29,13 @@ _MOST_ROWS = 20_000
 
 def subjects(
     project: Project, name: str, corpus: Corpus, caches: Mapping[str, Cache], device: str
-) -> list[Subject]:
-    """Teacher, if any, untrained and trained, in this order, on one device and in one dtype."""
-    teacher, folder = project.teacher_of(name), project.student_folder(name)
+) -> tuple[list[Subject], Cache | None]:
+    """Teacher, if any, untrained and trained, in this order, on one device and in one dtype.
+
+    Of several teachers it is the first who answers what the student does, or simply the first;
+    beside them its cache.
+    """
+    folder = project.student_folder(name)
     before, tokenizer = untrained(project, name, corpus)
     where = pick_device(device)
     student = Subject(
@@ -45,9 +49,12 @@ def subjects(
     )
     start = replace(student, name=f"{name}, untrained", encoder=before.to(where).eval())
     own = [replace(start, folder=None), student]
-    if teacher is None:
-        return own
-    read = next(iter(caches.values())).corpus.facts
+    beside = _beside(caches, before.dims)
+    teacher = None if beside is None else project.teacher_in(beside)
+    cache = None if beside is None else caches[beside]
+    if teacher is None or cache is None:
+        return own, cache
+    read = cache.corpus.facts
     said = replace(
         student,
         name=teacher.name,
@@ -58,7 +65,12 @@ def subjects(
         alike=read.tokenizer == corpus.facts.tokenizer,
         folder=teacher.folder,
     )
-    return [said, *own]
+    return [said, *own], cache
+
+
+def _beside(caches: Mapping[str, Cache], student: Dims) -> str | None:
+    alike = (name for name, cache in caches.items() if cache.dims.classes == student.classes)
+    return next(alike, next(iter(caches), None))
 
 
 def held_out(corpus: Corpus, cache: Cache | None) -> HeldOut:

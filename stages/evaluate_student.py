@@ -48,9 +48,8 @@ def _evaluate(project: Project, name: str, device: str) -> None:
     remedy = f"run 'kdpipe train {project.file} {name}'"
     artifact.open_finished(folder, write_student.KIND, remedy)
     corpus, caches = project.inputs(name)
-    three = subjects(project, name, corpus, caches, device)
-    first = next(iter(caches.values()), None)
-    rows = held_out(corpus, first)
+    three, cache = subjects(project, name, corpus, caches, device)
+    rows = held_out(corpus, cache)
     report = evaluation.evaluate(three, spec.tasks, rows, project.root)
     evaluation.write_report(report, project.report_folder(name))
     story = artifact.read_record(folder / "kdpipe.json")
