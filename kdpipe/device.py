@@ -8,18 +8,28 @@ from typing import Literal
 import torch
 
 from kdpipe.errors import UsageError
+from kdpipe.processes import local_rank
 
 Dtype = Literal["fp32", "bf16"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: CUDA, else Apple's MPS, else the CPU; raises UsageError for what is not there."""
+    """`auto`: CUDA, else Apple's MPS, else the CPU; raises UsageError for what is not there.
+
+    Of several processes each takes the GPU of its own number.
+    """
     if name == "auto":
         found = "cuda" if torch.cuda.is_available() else None
-        return torch.device(found or ("mps" if torch.backends.mps.is_available() else "cpu"))
+        name = found or ("mps" if torch.backends.mps.is_available() else "cpu")
+    number = local_rank()
+    if name == "cuda" and number is not None:
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.index is not None and device.type == "cuda":
+            # What libraries put on "the" GPU goes there too.
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(f"device {name!r} is not there: use auto, cpu, cuda or mps") from None
     return device

@@ -23,6 +23,10 @@ Device = Annotated[
     str,
     typer.Option("--device", envvar="KDPIPE_DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
 ]
+Processes = Annotated[
+    int,
+    typer.Option("--processes", envvar="KDPIPE_PROCESSES", min=1, help="One for each GPU."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 StageVersion = Annotated[int | None, typer.Option("--stage-version", hidden=True)]
 """Written into dvc.yaml, so that a new version of a stage changes its command."""

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from kdpipe import versions
-from kdpipe.options import Device, DryRun, Names, PipelineFile, StageVersion, expect_version
+from kdpipe.options import (
+    Device,
+    DryRun,
+    Names,
+    PipelineFile,
+    Processes,
+    StageVersion,
+    expect_version,
+)
 
 if TYPE_CHECKING:
     from kdpipe.activations import Dims
@@ -16,7 +24,9 @@ if TYPE_CHECKING:
     from kdpipe.corpus import Corpus
     from kdpipe.encoder import Encoder
     from kdpipe.pipeline import CacheSpec
+    from kdpipe.processes import Group
     from kdpipe.project import Project
+    from kdpipe.store import Store
     from kdpipe.teacher import Asking, Todo
 
 Verify = Annotated[
@@ -30,6 +40,7 @@ def cache_teacher(
     device: Device = "auto",
     dry_run: DryRun = False,
     verify: Verify = False,
+    processes: Processes = 1,
     stage_version: StageVersion = None,
 ) -> None:
     """Run the teacher over a corpus, once: safetensors files in artifacts/caches/NAME.
@@ -40,12 +51,17 @@ def cache_teacher(
     Example: kdpipe cache-teacher pipelines/demo.yaml docs-minilm --dry-run
     """
     from kdpipe.pipeline import choose
+    from kdpipe.processes import share_among, together
     from kdpipe.project import open_project
 
     expect_version(stage_version, versions.CACHE_TEACHER)
     project = open_project(pipeline)
-    for name in choose(project.pipeline.caches, names, "cache"):
-        _cache(project, name, device, dry_run=dry_run, verify=verify)
+    chosen = choose(project.pipeline.caches, names, "cache")
+    if not dry_run:
+        share_among(processes)
+    with together() as group:
+        for name in chosen:
+            _cache(project, name, device, group, dry_run=dry_run, verify=verify)
 
 
 class _Work(NamedTuple):
@@ -58,8 +74,10 @@ class _Work(NamedTuple):
     """In the sentence that tells of the end."""
 
 
-def _cache(project: Project, name: str, device: str, *, dry_run: bool, verify: bool) -> None:
-    from kdpipe import artifact, cache, io, teacher
+def _cache(
+    project: Project, name: str, device: str, group: Group, *, dry_run: bool, verify: bool
+) -> None:
+    from kdpipe import artifact, cache, teacher
     from kdpipe.dry_run import show_plan
     from kdpipe.progress import say
 
@@ -79,16 +97,17 @@ def _cache(project: Project, name: str, device: str, *, dry_run: bool, verify: b
         todo = teacher.missing(work.asking, store)
         show_plan(work.asking, todo, store, folder, *work.plan(todo))
         return
-    with io.lock(project.lock("cache", name), f"cache {name}"):
+    with group.lock(project.lock("cache", name), f"cache {name}"):
         identity = teacher.cache_identity(spec)
         if not verify and artifact.is_current(folder, cache.KIND, identity, inputs):
             say(f"{folder}: up to date")
             return
-        io.sweep(store.root)
-        todo = teacher.missing(work.asking, store, verify=verify)
+        todo = _todo(work.asking, store, group, verify=verify)
         rows = sum(item.block.rows for item in todo)
-        facts = work.answer(todo)
-        teacher.finish(work.asking, facts, store, folder, inputs)
+        facts = work.answer([*group.mine(todo)])
+        group.wait()
+        if group.leads:
+            teacher.finish(work.asking, facts, store, folder, inputs)
     numerics = "" if spec.teacher is None else f" in {facts.dtype}"
     if facts.difference is not None:
         sample, cosine = facts.difference.rows, facts.difference.min_cosine
@@ -97,6 +116,22 @@ def _cache(project: Project, name: str, device: str, *, dry_run: bool, verify: b
         f"{folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new: {work.did}"
         f" {rows:,} of {facts.rows:,} rows{numerics}"
     )
+
+
+def _todo(asking: Asking, store: Store, group: Group, *, verify: bool) -> list[Todo]:
+    """What nobody has read, once the leader has thrown away what cannot be used."""
+    from kdpipe import io, teacher
+
+    if group.leads:
+        io.sweep(store.root)
+        todo = teacher.missing(asking, store, verify=verify)
+        group.wait()
+    else:
+        group.wait()
+        todo = teacher.missing(asking, store)
+    # Nobody answers before all have looked.
+    group.wait()
+    return todo
 
 
 def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: str) -> _Work:

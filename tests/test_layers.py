@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = """
     __init__ errors
     config io nets options parts progress schedule stop versions
-    artifact device hub
+    artifact hub processes
+    device
     tokenizer
     masking
     activations anatomy batches losses masked_logits metrics parameters report
