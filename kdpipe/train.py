@@ -171,7 +171,7 @@ def fit(run: Run) -> Iterator[Step]:
 
     for batches in read_ahead(groups, read):
         number = run.progress.step + 1
-        step = _step(run, batches, number, total, number / per_epoch)
+        step = take_step(run, batches, number, total, number / per_epoch)
         run.progress.step = number
         if number % every == 0 or number == total:
             step = Step(**{**vars(step), "measured": _measure_and_keep(run, number)})
@@ -231,7 +231,8 @@ def measure(run: Run) -> dict[str, float]:
     return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})
 
 
-def _step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:
+def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:
+    """Step `number` (from 1) of `total`, made from its batches; raises NonFiniteError."""
     spec = run.spec
     whole = _count(batches)
     rate = learning_rate(spec, number, total)
