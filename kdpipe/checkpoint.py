@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from kdpipe import artifact, io
 from kdpipe.errors import ArtifactError
+from kdpipe.optimizer import memory_of, remember
 from kdpipe.train import Progress, Run
 
 STATE = "state.json"
@@ -30,7 +30,7 @@ def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
     target = folder / f"step-{run.progress.step:08d}"
     io.remove(target)
     io.make_folder(target)
-    parts = {"weights": run.modules.state_dict(), "optimizer": _optimizer(run)}
+    parts = {"weights": run.modules.state_dict(), "optimizer": memory_of(run.optimizer)}
     if run.best:
         parts["best"] = run.best
     for name, tensors in parts.items():
@@ -54,7 +54,7 @@ def resume(folder: Path, run: Run) -> dict[str, Any]:
         except (FileNotFoundError, KeyError, ArtifactError, SafetensorError):
             continue
         run.modules.load_state_dict(loaded["weights"])
-        _load_optimizer(run, loaded["optimizer"])
+        remember(run.optimizer, loaded["optimizer"])
         run.best.update(loaded.get("best", {}))
         vars(run.progress).update(vars(Progress(**state["progress"])))
         log: dict[str, Any] = state["log"]
@@ -83,27 +83,3 @@ def _load(target: Path, name: str, digest: str) -> dict[str, Tensor]:
     if io.digest_file(path) != digest:
         raise ArtifactError(f"{path} is damaged")
     return load_file(path)
-
-
-def _parameters(run: Run) -> list[torch.nn.Parameter]:
-    return [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
-
-
-def _optimizer(run: Run) -> dict[str, Tensor]:
-    """`<position>.<slot>` -> tensor; the groups' options come from the spec."""
-    kept: dict[str, Tensor] = {}
-    for position, parameter in enumerate(_parameters(run)):
-        for slot, value in run.optimizer.state.get(parameter, {}).items():
-            kept[f"{position}.{slot}"] = value
-    return kept
-
-
-def _load_optimizer(run: Run, kept: dict[str, Tensor]) -> None:
-    parameters = _parameters(run)
-    for name, value in kept.items():
-        position, _, slot = name.partition(".")
-        parameter = parameters[int(position)]
-        state: dict[str, Any] = run.optimizer.state[parameter]
-        # The step counter stays on the CPU unless the fused kernel of a GPU reads it.
-        device = parameter.device if slot != "step" or parameter.is_cuda else torch.device("cpu")
-        state[slot] = value.to(device)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from kdpipe.augment import AugmentationSpec
 from kdpipe.config import Frozen, MisplacedError, Name, decode, nearest, read_yaml
@@ -19,6 +19,7 @@ from kdpipe.sources import Source
 from kdpipe.students import FromTeacher, StudentModel
 from kdpipe.targets import Imported, MaskedTokens, Target
 from kdpipe.tasks import Fidelity, Task
+from kdpipe.train_spec import TrainSpec
 
 
 class WordTokenizer(Frozen):
@@ -115,43 +116,6 @@ class CacheSpec(Frozen):
             if parts.count(part) > 1:
                 raise ValueError(f"two of 'files' have {part}: make another cache of one of them")
         return self
-
-
-class TrainSpec(Frozen):
-    """How a student is trained; names and meanings are those of transformers' TrainingArguments."""
-
-    num_train_epochs: PositiveFloat = 1.0
-    max_steps: int = -1
-    """Total steps; overrides `num_train_epochs` when positive."""
-    tokens_per_batch: PositiveInt = 4096
-    """Padded tokens in one forward pass of the student."""
-    gradient_accumulation_steps: PositiveInt = 1
-    learning_rate: PositiveFloat = 2e-4
-    weight_decay: NonNegativeFloat = 0.01
-    adam_beta1: NonNegativeFloat = 0.9
-    adam_beta2: NonNegativeFloat = 0.999
-    adam_epsilon: PositiveFloat = 1e-8
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: NonNegativeFloat = 0.05
-    """Steps; below 1 a share of all steps."""
-    max_grad_norm: NonNegativeFloat = 1.0
-    """Gradients are clipped to this norm; 0 does not clip."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    bf16: bool | Literal["auto"] = "auto"
-    """Autocast to bf16; `auto`: where the hardware has it."""
-    torch_compile: bool = False
-    eval_steps: PositiveInt | None = None
-    """Measure the held-out rows every so many steps; None: once an epoch."""
-    save_steps: PositiveInt = 500
-    """Checkpoint every so many steps, speed only."""
-    logging_steps: PositiveInt = 10
-    """One line in `steps.tsv` every so many steps."""
-    metric_for_best_model: Literal["eval_loss", "eval_cosine"] = "eval_loss"
-    """Measured on held-out rows; `eval_cosine` is the mean cosine to the teacher's embedding."""
-    load_best_model_at_end: bool = True
-    """Keep the best model by that metric (the last one is kept too); false keeps the last alone."""
-    early_stopping_patience: PositiveInt | None = None
-    """Stop after so many measurements without a better one; None never does."""
 
 
 class Head(Frozen):

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from kdpipe.gold import Gold
 from kdpipe.join import Bools, Joined
 from kdpipe.loader import Batch, read_ahead, read_batch
 from kdpipe.objectives.base import Unit
+from kdpipe.optimizer import new_optimizer, parameters_of
 from kdpipe.parts import EMBEDDING, Needs
-from kdpipe.pipeline import TrainSpec
 from kdpipe.terms import Terms
+from kdpipe.train_spec import TrainSpec
 
 EVALUATED_ROWS = 2048
 """Held-out rows, at most, that are measured during training."""
-_NO_DECAY = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,12 @@ def start(
     caches: Mapping[str, Joined],
     device: torch.device,
 ) -> Run:
-    """A run before its first step."""
+    """A run before its first step; raises UsageError for an optimizer that cannot be had."""
     student.to(device)
     terms.to(device)
     if spec.torch_compile:
         student.model.compile(dynamic=True)
-    optimizer = torch.optim.AdamW(
-        _groups(spec, student, terms),
-        lr=spec.learning_rate,
-        betas=(spec.adam_beta1, spec.adam_beta2),
-        eps=spec.adam_epsilon,
-        fused=device.type in {"cpu", "cuda"},
-    )
+    optimizer = new_optimizer(spec, student, terms, device)
     labelled = any(term.objective.reads_labels for term in terms.terms)
     problem = student.dims.problem
     gold = None if problem is None or not labelled else Gold(problem, student.dims.classes)
@@ -252,7 +246,7 @@ def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: fl
         sums += torch.stack([value.detach(), *parts.values()])
         if value.requires_grad:
             value.backward()
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    parameters = parameters_of(run.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     # One wait for the device in a step: all numbers come together.
     loss, *each, length = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
@@ -315,29 +309,3 @@ def _count(batches: list[Batch]) -> Counter[Unit]:
 def _share(part: Counter[Unit], whole: Counter[Unit]) -> dict[Unit, float]:
     # There may be nothing masked, and no label.
     return {unit: part[unit] / max(1, whole[unit]) for unit in get_args(Unit)}
-
-
-def _groups(spec: TrainSpec, student: Encoder, terms: Terms) -> list[dict[str, Any]]:
-    """Biases and the weights of normalisations do not decay, as in transformers.
-
-    `share` of a group is its learning rate in terms of the student's.
-    """
-    modules = nn.ModuleDict({"student": student, "terms": terms})
-    still = {
-        id(p)
-        for module in modules.modules()
-        for name, p in module.named_parameters(recurse=False)
-        if isinstance(module, _NO_DECAY) or name.endswith("bias")
-    }
-    rates = {f"terms.{prefix}": rate for prefix, rate in terms.learning_rates().items()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in modules.named_parameters():
-        if parameter.requires_grad:
-            own = (rate for prefix, rate in rates.items() if name.startswith(prefix))
-            share = next(own, spec.learning_rate) / spec.learning_rate
-            decay = 0.0 if id(parameter) in still else spec.weight_decay
-            groups.setdefault((share, decay), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": decay, "share": share}
-        for (share, decay), parameters in groups.items()
-    ]

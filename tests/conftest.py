@@ -31,3 +31,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of about a hundred tokens, so that a small corpus has several."""
+    from kdpipe import write_corpus
+
+    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
+    monkeypatch.setattr(write_corpus, "SPREAD", 100)

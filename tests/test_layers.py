@@ -27,11 +27,12 @@ LAYERS = """
     cache card encoder gold
     folder join load streams tasks
     loader
-    students
+    students train_spec
     pipeline speed
     corpus_rows
     dvc evaluate student teacher terms word_tokenizer write_corpus
-    dry_run import_targets project train
+    dry_run import_targets optimizer project
+    train
     checkpoint
     job
     predict subjects write_student
@@ -47,7 +48,7 @@ HEAVY = {"datasets", "matplotlib", "scipy", "sentence_transformers", "torch"}
 HEAVY |= {"tokenizers", "transformers"}
 LIGHT = {"__init__", "cli", "config", "dvc", "errors", "objectives", "parts", "pipeline"}
 LIGHT |= {"progress"}
-LIGHT |= {"sources", "students", "targets", "tasks"}
+LIGHT |= {"sources", "students", "targets", "tasks", "train_spec"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 SHUTIL_READS = {"shutil.disk_usage", "shutil.get_terminal_size", "shutil.which"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdpipe import checkpoint, job, train, write_corpus
+from kdpipe import checkpoint, job, optimizer, train, write_corpus
 from kdpipe.activations import Dims
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.parts import LOGITS
@@ -54,7 +54,7 @@ FAST = [
 @pytest.mark.usefixtures("project", "_small_blocks")
 def test_projections_have_the_learning_rate_that_they_are_given():
     work = new_job(FAST)
-    groups = train._groups(work.spec.train, work.run.student, work.run.terms)
+    groups = optimizer.groups(work.spec.train, work.run.student, work.run.terms)
     names = {id(p): name for name, p in work.run.modules.named_parameters()}
     rates = {
         names[id(parameter)]: (round(group["share"] * 1e-3, 9), group["weight_decay"])

@@ -9,46 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import checkpoint, job, train, write_corpus
+from kdpipe import checkpoint, job, train
 from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
-from kdpipe.pipeline import TrainSpec
+from kdpipe.train_spec import TrainSpec
 from tests.pieces import make_cache, make_corpus, new_project, sentences
+from tests.runs import EMBEDDING, HIDDEN, new_job, same, state, stopped_at, student
 
-EMBEDDING = {"kind": "embedding", "loss": "cosine"}
-HIDDEN = {"kind": "hidden", "layers": {1: 2}}
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
-
-
-def student(objectives=(EMBEDDING, HIDDEN), model=None, **settings):
-    model = model or {"kind": "teacher_layers", "layers": [1, 4]}
-    settings = {"tokens_per_batch": 256, "bf16": False, "eval_steps": 5, "max_steps": 12} | settings
-    return {
-        "caches": ["said"],
-        "model": model,
-        "objectives": list(objectives),
-        "train": settings,
-    }
-
-
-def new_job(project, spec):
-    place = new_project(project, sentences(80), students={"s": spec})
-    if not place.corpus_folder("text").exists():
-        make_cache(place, make_corpus(place))
-    corpus, caches = place.inputs("s")
-    return job.prepare(place, "s", corpus, caches, "cpu")
-
-
-def state(work):
-    return {name: value.clone() for name, value in work.run.modules.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_a_tiny_student_learns_its_tiny_teacher(project):
@@ -84,18 +51,27 @@ def test_same_seed_same_bits_and_another_seed_others(project, accumulation):
     assert not same(ends[0], ends[2])
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 7, 11])
-def test_stopped_and_resumed_is_never_stopped(project, stop_after):
-    spec = student(logging_steps=4, gradient_accumulation_steps=2)
+OTHERS = {
+    "amsgrad": {"optim_args": {"amsgrad": True}},
+    "adafactor": {"optim": "adafactor", "learning_rate": 1e-2},
+    "sgd": {"optim": "sgd"},
+    "momentum": {"optim": "sgd", "optim_args": {"momentum": 0.9, "nesterov": True}},
+}
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "settings"),
+    [
+        *((stop_after, {}) for stop_after in (1, 4, 5, 7, 11)),
+        *(pytest.param(7, settings, id=name) for name, settings in OTHERS.items()),
+    ],
+)
+def test_stopped_and_resumed_is_never_stopped(project, stop_after, settings):
+    spec = student(logging_steps=4, gradient_accumulation_steps=2, **settings)
     straight = new_job(project, spec)
     job.carry_out(straight, project / "straight")
     stopped = new_job(project, spec)
-    for step in train.fit(stopped.run):
-        full = step.number % 4 == 0 or step.measured is not None
-        stopped.log.add(step, full=full)
-        if step.number == stop_after:
-            checkpoint.save(project / "runs", stopped.run, vars(stopped.log))
-            break
+    stopped_at(stopped, stop_after, project / "runs")
     resumed = new_job(project, spec)
     job.carry_out(resumed, project / "runs")
     assert resumed.run.progress == straight.run.progress
