@@ -26,7 +26,7 @@ from kdpipe import teacher, write_corpus
 from kdpipe.activations import Tokens
 from kdpipe.corpus import Corpus, open_corpus
 from kdpipe.device import Dtype, pick_device, pick_dtype
-from kdpipe.encoder import Encoder, keep_in_bf16, observe
+from kdpipe.encoder import Encoder, keep_in, observe
 from kdpipe.parts import EMBEDDING
 from kdpipe.pipeline import Pipeline
 from kdpipe.progress import set_quiet
@@ -130,8 +130,8 @@ def prepare(folder: Path, files: list[str], rows: int) -> Bench:
     write_corpus.write_corpus(spec, project.corpus_folder("c"), reading, folder, {})
     distinct = dict.fromkeys(row.text for row in spec.sources[0].rows(folder))
     encoders = {name: project.teacher("t").load() for name in ("auto", "fp32")}
-    if pick_dtype("auto", pick_device("cpu")) == "bf16":
-        keep_in_bf16(encoders["auto"])
+    if (dtype := pick_dtype("auto", pick_device("cpu"))) != "fp32":
+        keep_in(encoders["auto"], dtype)
     return Bench(
         project,
         open_corpus(project.corpus_folder("c")),

@@ -36,7 +36,8 @@ def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
     for name, tensors in parts.items():
         io.write_file(target / f"{name}.safetensors", safetensors_bytes(_apart(tensors)))
     digests = {name: io.digest_file(target / f"{name}.safetensors") for name in parts}
-    state = {"progress": vars(run.progress), "log": log, "digests": digests}
+    state = {"progress": vars(run.progress), "scaler": run.scaler.state_dict(), "log": log}
+    state["digests"] = digests
     # The order of keys is kept: the columns of the log and the manifest follow it.
     io.write_file(target / STATE, artifact.readable(state))
     for old in _found(folder)[:-_KEPT]:
@@ -48,6 +49,7 @@ def resume(folder: Path, run: Run) -> dict[str, Any]:
     for target in reversed(_found(folder)):
         try:
             state = artifact.read_record(target / STATE)
+            scaler = state["scaler"]
             loaded = {
                 name: _load(target, name, digest) for name, digest in state["digests"].items()
             }
@@ -55,6 +57,7 @@ def resume(folder: Path, run: Run) -> dict[str, Any]:
             continue
         run.modules.load_state_dict(loaded["weights"])
         remember(run.optimizer, loaded["optimizer"])
+        run.scaler.load_state_dict(scaler)
         run.best.update(loaded.get("best", {}))
         vars(run.progress).update(vars(Progress(**state["progress"])))
         log: dict[str, Any] = state["log"]

@@ -10,7 +10,8 @@ import torch
 from kdpipe.errors import UsageError
 from kdpipe.processes import local_rank
 
-Dtype = Literal["fp32", "bf16"]
+Dtype = Literal["fp32", "bf16", "fp16"]
+TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -36,11 +37,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(asked: bool | str, device: torch.device) -> Dtype:
-    """`auto`: bf16 where the hardware multiplies it natively, else fp32."""
+    """`auto`: bf16 where the hardware multiplies it natively, else fp32; never fp16."""
     if asked in ("fp32", False):
         return "fp32"
     if asked in ("bf16", True):
         return "bf16"
+    if asked == "fp16":
+        return "fp16"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
@@ -52,7 +55,7 @@ def autocast(device: torch.device, dtype: Dtype) -> contextlib.AbstractContextMa
     """Matrix products in `dtype`, sums and normalisations in fp32."""
     if dtype == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, TORCH[dtype])
 
 
 def pass_overhead(device: torch.device) -> int | None:

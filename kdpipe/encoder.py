@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from kdpipe import heads
 from kdpipe.activations import Activations, Dims, Tokens, pad
 from kdpipe.batches import by_length
-from kdpipe.device import Dtype, autocast, pass_overhead
+from kdpipe.device import TORCH, Dtype, autocast, pass_overhead
 from kdpipe.masked_logits import head_at, largest
 from kdpipe.modules import HeadSpec
 from kdpipe.nets.crf import CRF
@@ -230,13 +230,13 @@ def observe(encoder: Encoder, tokens: Tokens, needs: Needs, dtype: Dtype) -> Act
     return Activations(said.lengths, {part: value.clone() for part, value in said.values.items()})
 
 
-def keep_in_bf16(encoder: Encoder) -> None:
+def keep_in(encoder: Encoder, dtype: Dtype) -> None:
     """Keep the weights of linear layers as autocast casts them in every pass: the same numbers."""
     # A layer may share its weights with the embeddings, which autocast does not cast.
     shared = {id(p) for m in encoder.modules() if isinstance(m, nn.Embedding) for p in [m.weight]}
     for module in encoder.model.modules():
         if isinstance(module, nn.Linear) and id(module.weight) not in shared:
-            module.to(torch.bfloat16)
+            module.to(TORCH[dtype])
 
 
 def embed(encoder: Encoder, tokens: Tokens, dtype: Dtype) -> Tensor:

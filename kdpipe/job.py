@@ -129,6 +129,9 @@ def carry_out(job: Job, runs: Path) -> int | None:
                 checkpoint.save(runs, run, vars(job.log))
             if wish is not None and not last:
                 return wish
+        if run.progress.skipped:
+            steps = f"{run.progress.skipped} of {run.progress.step} steps"
+            say(f"{steps} overflowed fp16 and were left out")
         # The result is still to be written: a full disk there must not cost the training.
         checkpoint.save(runs, run, vars(job.log))
     return None

@@ -27,7 +27,7 @@ from kdpipe.batches import by_length
 from kdpipe.cache import CacheFacts, Difference
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype, pass_overhead
-from kdpipe.encoder import Encoder, embed, keep_in_bf16, observe
+from kdpipe.encoder import Encoder, embed, keep_in, observe
 from kdpipe.errors import NonFiniteError, UsageError
 from kdpipe.parts import EMBEDDING, Part, listed
 from kdpipe.pipeline import CacheSpec
@@ -126,8 +126,8 @@ def answer(
         if not probe.is_file():
             io.make_folder(store.root)
             io.publish(probe, io.canonical(_introduce(encoder, asking)))
-        if asking.dtype == "bf16":
-            keep_in_bf16(encoder)
+        if asking.dtype != "fp32":
+            keep_in(encoder, asking.dtype)
         _run(asking, todo, store, encoder)
     known = artifact.read_record(probe)
     return CacheFacts(
@@ -255,13 +255,22 @@ def plan_block(asking: Asking, index: int, device: torch.device) -> tuple[Tokens
 
 
 def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
-    """Widths of the teacher, and how its dtype differs from fp32 on a sample of the first block."""
+    """Widths of the teacher, and how its dtype differs from fp32 on a sample of the first block.
+
+    Raises NonFiniteError where that cannot be said.
+    """
     dims = encoder.dims
     difference = None
     if asking.dtype != "fp32":
         rows, _ = plan_block(asking, 0, encoder.device)
         sample = rows.take(torch.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).long())
         exact, used = (embed(encoder, sample, dtype) for dtype in ("fp32", asking.dtype))
+        bad = int((~used.isfinite()).any(1).sum())
+        if bad:
+            raise NonFiniteError(
+                f"the teacher's embedding is NaN or Inf in {asking.dtype} for {bad} of {len(used)}"
+                " rows of the first block: use dtype: fp32"
+            )
         difference = Difference(
             rows=len(exact),
             min_cosine=round(float(functional.cosine_similarity(exact, used).min()), 5),

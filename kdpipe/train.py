@@ -48,6 +48,7 @@ class Step:
     losses: dict[str, float]
     learning_rate: float
     grad_norm: float
+    """0 where it overflowed fp16, so that nothing was changed."""
     tokens: int
     measured: dict[str, float] | None
     """`eval_loss` and, where widths allow, `eval_cosine` on held-out rows; None between."""
@@ -63,6 +64,8 @@ class Progress:
     """What was measured at the best step."""
     without_better: int = 0
     """Measurements since then."""
+    skipped: int = 0
+    """Steps that changed nothing, as their gradients overflowed fp16."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Run:
     caches: Mapping[str, Joined]
     device: torch.device
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Keeps gradients within fp16; without effect in other number types."""
     progress: Progress
     best: dict[str, Tensor]
     """Weights of the best step, on the CPU; empty before the first measurement."""
@@ -85,7 +90,7 @@ class Run:
     @property
     def dtype(self) -> Dtype:
         """Of the matrix products."""
-        return pick_dtype(self.spec.bf16, self.device)
+        return "fp16" if self.spec.fp16 else pick_dtype(self.spec.bf16, self.device)
 
     @property
     def measures_cosine(self) -> bool:
@@ -127,10 +132,12 @@ def start(
     if spec.torch_compile:
         student.model.compile(dynamic=True)
     optimizer = new_optimizer(spec, student, terms, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=spec.fp16)
     labelled = any(term.objective.reads_labels for term in terms.terms)
     problem = student.dims.problem
     gold = None if problem is None or not labelled else Gold(problem, student.dims.classes)
-    return Run(spec, student, terms, corpus, caches, device, optimizer, Progress(), {}, gold)
+    progress = Progress()
+    return Run(spec, student, terms, corpus, caches, device, optimizer, scaler, progress, {}, gold)
 
 
 def total_steps(run: Run) -> int:
@@ -245,32 +252,58 @@ def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: fl
             )
         sums += torch.stack([value.detach(), *parts.values()])
         if value.requires_grad:
-            value.backward()
+            run.scaler.scale(value).backward()
     parameters = parameters_of(run.optimizer)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        run.scaler.unscale_(run.optimizer)
+    norm = nn.utils.get_total_norm(gradients)
     # One wait for the device in a step: all numbers come together.
     loss, *each, length = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
-    _refuse_non_finite("loss", loss, number, spec)
-    _refuse_non_finite("gradient norm", length, number, spec)
-    if 0 < spec.max_grad_norm < length:
-        # Only then: scaling all gradients by 1 costs as much.
-        nn.utils.clip_grads_with_norm_(parameters, spec.max_grad_norm, norm)
-    run.optimizer.step()
+    _refuse_non_finite("loss", loss, number, run)
+    if run.spec.fp16 and not math.isfinite(length):
+        length = _skip(run, number)
+    elif gradients:
+        _refuse_non_finite("gradient norm", length, number, run)
+        if 0 < spec.max_grad_norm < length:
+            # Only then: scaling all gradients by 1 costs as much.
+            nn.utils.clip_grads_with_norm_(parameters, spec.max_grad_norm, norm)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     losses = dict(zip((term.name for term in run.terms.terms), each, strict=True))
     return Step(number, epoch, loss, losses, rate, length, whole["tokens"], None)
 
 
-def _refuse_non_finite(what: str, value: float, number: int, spec: TrainSpec) -> None:
+def _skip(run: Run, number: int) -> float:
+    """Leave weights alone for a step whose gradients overflow fp16; the next loss is scaled less.
+
+    What stands for the norm of these gradients; raises NonFiniteError where none is small enough.
+    """
+    run.scaler.update()
+    run.progress.skipped += 1
+    if run.scaler.get_scale() < 1.0:
+        raise NonFiniteError(
+            f"the gradients of step {number} overflow fp16, however small the loss is scaled: lower"
+            f" learning_rate (now {run.spec.learning_rate}), or set fp16: false; checkpoints before"
+            " it are kept"
+        )
+    return 0.0
+
+
+def _refuse_non_finite(what: str, value: float, number: int, run: Run) -> None:
     if not math.isfinite(value):
+        other = "" if run.dtype == "fp32" else f", or set {run.dtype}: false"
         raise NonFiniteError(
             f"the {what} of step {number} is {value}: lower learning_rate (now"
-            f" {spec.learning_rate}), or set bf16: false; checkpoints before it are kept"
+            f" {run.spec.learning_rate}){other}; checkpoints before it are kept"
         )
 
 
 def _measure_and_keep(run: Run, number: int) -> dict[str, float]:
     measured, progress = measure(run), run.progress
+    for name, value in measured.items():
+        _refuse_non_finite(name, value, number, run)
     if measured and is_better(run.spec, measured, progress.best):
         progress.best, progress.best_step, progress.without_better = measured, number, 0
         if run.spec.load_best_model_at_end:

@@ -47,7 +47,9 @@ class TrainSpec(Frozen):
     """Gradients are clipped to this norm; 0 does not clip."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     bf16: bool | Literal["auto"] = "auto"
-    """Autocast to bf16; `auto`: where the hardware has it."""
+    """Autocast to bf16; `auto`: where the hardware has it, and `fp16` is not asked for."""
+    fp16: bool = False
+    """Autocast to fp16, with a loss that is scaled up as far as gradients have room for it."""
     torch_compile: bool = False
     eval_steps: PositiveInt | None = None
     """Measure the held-out rows every so many steps; None: once an epoch."""
@@ -61,6 +63,12 @@ class TrainSpec(Frozen):
     """Keep the best model by that metric (the last one is kept too); false keeps the last alone."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after so many measurements without a better one; None never does."""
+
+    @model_validator(mode="after")
+    def _one_dtype(self) -> TrainSpec:
+        if self.fp16 and self.bf16 is True:
+            raise ValueError("fp16: true and bf16: true are two number types: take one of them out")
+        return self
 
     @model_validator(mode="after")
     def _keys_of_the_optimizer(self) -> TrainSpec:

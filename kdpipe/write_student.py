@@ -157,6 +157,7 @@ def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dic
             "measured": run.progress.best,
             "device": run.device.type,
             "dtype": run.dtype,
+            "skipped": run.progress.skipped,
         },
         "shape": {
             "layers": run.student.dims.layers,

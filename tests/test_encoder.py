@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from kdpipe.activations import Dims, Tokens
-from kdpipe.encoder import ACTIVATIONS, Dense, Encoder, ask, embed, observe, pool
+from kdpipe.device import Dtype
+from kdpipe.encoder import ACTIVATIONS, Dense, Encoder, ask, embed, keep_in, observe, pool
 from kdpipe.errors import ArtifactError
 from kdpipe.load import load_encoder
 from kdpipe.modules import FLAGS, POOLINGS, HeadSpec, default_prompt, head_of
@@ -141,13 +142,17 @@ def test_looking_switches_dropout_and_gradients_off() -> None:
     assert not first.requires_grad
 
 
-def test_bf16_says_nearly_the_same_in_fp32_values() -> None:
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_other_number_types_say_nearly_the_same_in_fp32_values(dtype: Dtype) -> None:
     encoder, tokens = tiny_encoder(), tokens_of([*SENTENCES[:8]])
     needs = frozenset({EMBEDDING, Part("hidden", 1)})
-    rough, exact = (observe(encoder, tokens, needs, dtype) for dtype in ("bf16", "fp32"))
+    rough, exact = (observe(encoder, tokens, needs, used) for used in (dtype, "fp32"))
     assert rough[EMBEDDING].dtype == rough[Part("hidden", 1)].dtype == torch.float32
     assert not torch.equal(rough[EMBEDDING], exact[EMBEDDING])
     assert float((rough[EMBEDDING] * exact[EMBEDDING]).sum(1).min()) > 0.999
+    keep_in(encoder, dtype)
+    kept = observe(encoder, tokens, needs, dtype)
+    assert all(torch.equal(kept[part], rough[part]) for part in needs)
 
 
 def test_dims() -> None:

@@ -376,7 +376,7 @@ def test_checkpoints(made: Made, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
     newest = tmp_path / "step-00000006"
     state = json.loads((newest / "state.json").read_bytes())
-    assert {*state} == {"progress", "log", "digests"}
+    assert {*state} == {"progress", "scaler", "log", "digests"}
     assert {*state["digests"]} == {"weights", "optimizer", "best"}
     for name, digest in state["digests"].items():
         content = (newest / f"{name}.safetensors").read_bytes()

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from kdpipe.activations import Tokens
-from kdpipe.encoder import Encoder, ask, keep_in_bf16, observe
+from kdpipe.encoder import Encoder, ask, keep_in, observe
 from kdpipe.errors import ArtifactError
 from kdpipe.folder import write_model
 from kdpipe.load import load_encoder
@@ -107,7 +107,7 @@ def test_asked_in_batches_masked_tokens_keep_their_order(folders) -> None:
 
 def test_embeddings_that_are_shared_with_the_head_stay_in_fp32(folders) -> None:
     encoder = loaded(folders["bert"])
-    keep_in_bf16(encoder)
+    keep_in(encoder, "bf16")
     assert encoder.model.get_input_embeddings().weight.dtype == torch.float32
     query = encoder.base.get_submodule("encoder.layer.0.attention.self.query")
     assert query.get_parameter("weight").dtype == torch.bfloat16

@@ -187,24 +187,56 @@ def test_nan_from_the_teacher_names_the_rows_and_keeps_nothing(project):
         teacher.answer(questions, teacher.missing(questions, place.store), place.store, load)
 
 
-def test_bf16_states_its_difference_to_fp32(project):
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_other_number_types_state_their_difference_to_fp32(project, dtype):
     spec = {
         "corpus": "text",
         "teacher": "tiny",
-        "dtype": "bf16",
+        "dtype": dtype,
         "targets": [{"kind": "embedding"}],
     }
     place = new_project(project, sentences(60), caches={"said": spec})
     corpus = make_corpus(place)
     questions = teacher.Asking(
-        corpus, place.teacher("tiny").identity, place.pipeline.caches["said"], "bf16"
+        corpus, place.teacher("tiny").identity, place.pipeline.caches["said"], dtype
     )
     todo = teacher.missing(questions, place.store)
     facts = teacher.answer(questions, todo, place.store, place.teacher("tiny").load)
     assert facts.difference is not None
-    assert 0.99 < facts.difference.min_cosine < 1.0
+    assert 0.99 < facts.difference.min_cosine <= 1.0
     assert 0.0 < facts.difference.max_abs < 0.1
     assert facts.difference.rows == min(64, corpus.facts.blocks[0].rows)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("bert.encoder.layer.1.intermediate.dense", "the teacher's embedding is NaN or Inf in fp16"
+         " for 60 of 60 rows of the first block: use dtype: fp32"),
+        ("classifier", "logits.fp32 is NaN or Inf for 60 rows of block 0 (rows [0, 1, 2, 3, 4]"
+         " ...): keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take these rows"
+         " out"),
+    ],
+)  # fmt: skip
+def test_what_overflows_in_fp16_is_refused(project, monkeypatch, module, message):
+    monkeypatch.setattr(write_corpus, "SMALLEST", 1 << 16)
+    tiny_headed_folder(project / "teacher", "sequence")
+    target = {"kind": "logits", "storage": "fp32"}
+    spec = {"corpus": "text", "teacher": "tiny", "dtype": "fp16", "targets": [target]}
+    place = new_project(project, sentences(60), caches={"said": spec})
+    who = place.teacher("tiny")
+    questions = teacher.Asking(
+        make_corpus(place), who.identity, place.pipeline.caches["said"], "fp16"
+    )
+
+    def load() -> Encoder:
+        encoder = who.load()
+        encoder.model.get_submodule(module).weight.data.mul_(1e7)
+        return encoder
+
+    with pytest.raises(NonFiniteError) as caught:
+        teacher.answer(questions, teacher.missing(questions, place.store), place.store, load)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
