@@ -8,11 +8,24 @@ from pydantic import Field
 
 from kdpipe.sources.conll import Conll
 from kdpipe.sources.files import Files
+from kdpipe.sources.folders import Folders
 from kdpipe.sources.hub import HubDataset
 from kdpipe.sources.python_docs import PythonDocs
 from kdpipe.sources.row import Row, Span
 from kdpipe.sources.squad import Squad
 
-Source = Annotated[Files | Conll | Squad | PythonDocs | HubDataset, Field(discriminator="kind")]
+Source = Annotated[
+    Files | Folders | Conll | Squad | PythonDocs | HubDataset, Field(discriminator="kind")
+]
 
-__all__ = ["Conll", "Files", "HubDataset", "PythonDocs", "Row", "Source", "Span", "Squad"]
+__all__ = [
+    "Conll",
+    "Files",
+    "Folders",
+    "HubDataset",
+    "PythonDocs",
+    "Row",
+    "Source",
+    "Span",
+    "Squad",
+]
