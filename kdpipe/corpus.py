@@ -311,9 +311,8 @@ def encode_block(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def text_digest(text: str, text_pair: str | None) -> bytes:
-    """blake2b-128 of a text or a pair: what tells rows apart, whatever reads them."""
-    whole = text if text_pair is None else f"{text}\0{text_pair}"
+def text_digest(whole: str) -> bytes:
+    """blake2b-128 of a text, or of a pair as one: what tells rows apart, whatever reads them."""
     return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

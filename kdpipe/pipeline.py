@@ -21,6 +21,8 @@ from kdpipe.targets import Imported, MaskedTokens, Target
 from kdpipe.tasks import Fidelity, Task
 from kdpipe.train_spec import TrainSpec
 
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
 
 class WordTokenizer(Frozen):
     """A tokenizer whose tokens are the words of the corpus' own rows, but for those held out."""
@@ -46,8 +48,11 @@ class CorpusSpec(Frozen):
     """Put before every text; None takes the teacher's default prompt, if it has one."""
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
     """Share of rows held out of training, chosen by the text itself: a row never changes sides."""
+    share: tuple[Share, Share] | None = None
+    """Only rows for which a number from 0 to 1, drawn by the text itself, is from the first of
+    these to below the second; None: all."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Of the held-out split."""
+    """Of the held-out split, of `share` and of masked tokens."""
     mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Share of tokens that are hidden from all models, for masked language modelling; 0.15 is
     usual. None: none are."""
@@ -55,6 +60,12 @@ class CorpusSpec(Frozen):
     """Keep only the first of equal texts."""
     max_rows: PositiveInt | None = None
     """Stop after so many rows."""
+
+    @model_validator(mode="after")
+    def _share_has_room(self) -> CorpusSpec:
+        if self.share is not None and self.share[0] >= self.share[1]:
+            raise ValueError(f"share {list(self.share)}: the first number must be below the second")
+        return self
 
 
 class TeacherSpec(Frozen):

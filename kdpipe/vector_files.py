@@ -233,7 +233,7 @@ def _by_text(
     read_as = {name: batch[name] for name in columns.needed}
     for number, (where, record) in enumerate(records(read_as, path, read)):
         for row in columns.convert(record, where):
-            digests.append(text_digest(row.text, row.text_pair))
+            digests.append(text_digest(row.whole))
             numbers.append(number)
     found = np.frombuffer(b"".join(digests), "V16")
     places = np.searchsorted(texts, found).clip(max=len(texts) - 1)

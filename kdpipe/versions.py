@@ -7,7 +7,7 @@ what follows it. A reformatted, renamed or faster stage keeps its number.
 
 from __future__ import annotations
 
-AUGMENT = 1
+AUGMENT = 2
 TOKENIZE = 1
 CACHE_TEACHER = 2
 TRAIN = 1

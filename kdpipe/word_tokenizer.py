@@ -32,9 +32,9 @@ def word_tokenizer(spec: CorpusSpec, asked: WordTokenizer, root: Path) -> Tokeni
 
     splits, lower = {True: WhitespaceSplit(), False: BertPreTokenizer()}, Lowercase()
     counts, kinds, distinct = Counter[str](), set[bool](), Distinct(spec, root)
-    for digest, row in distinct:
+    for _, row in distinct:
         kinds.add(row.words is not None)
-        if distinct.is_held_out(digest):
+        if distinct.is_held_out(row):
             continue
         split = splits[row.words is not None]
         for text in (row.text, row.text_pair or ""):

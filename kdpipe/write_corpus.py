@@ -65,7 +65,8 @@ def write_corpus(
             bar.advance(len(chunk))
     facts = writer.close()
     if facts.rows == 0:
-        raise ArtifactError("the sources have no text: check their files and columns")
+        remedy = "check their files and columns" + (", or widen 'share'" if spec.share else "")
+        raise ArtifactError(f"the sources have no text: {remedy}")
     if facts.held_out == facts.rows:
         raise ArtifactError(f"all {facts.rows} rows are held out: lower 'validation' or add text")
     names = [block.name for block in facts.blocks]
@@ -139,7 +140,7 @@ class _Writer:
         self._totals["cut_rows"] += read.cut
         self._totals["longest"] = max(self._totals["longest"], *lengths)
         for index, ids in enumerate(np.split(encoded.ids, borders)):
-            digest, row = chunk[read.row_of[index]][0], rows[read.row_of[index]]
+            (digest, source), row = chunk[read.row_of[index]], rows[read.row_of[index]]
             block = self._rows
             block.ids.append(ids)
             block.lengths.append(lengths[index])
@@ -154,7 +155,7 @@ class _Writer:
                 block.original.append(original[index])
                 block.masked += int((original[index] != UNMASKED).sum())
             block.digests.append(digest)
-            block.held_out.append(self._distinct.is_held_out(digest))
+            block.held_out.append(self._distinct.is_held_out(source))
             block.labels.append(read.labels[index])
             block.tokens += lengths[index]
             if _ends_block(digest, lengths[index], block.tokens):

@@ -41,7 +41,7 @@ HEAD = {"kind": "mlm"}
 
 
 def digests(texts: list[str]) -> list[bytes]:
-    return [text_digest(text, None) for text in texts]
+    return [text_digest(text) for text in texts]
 
 
 def masked(

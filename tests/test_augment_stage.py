@@ -33,9 +33,16 @@ corpora:
         files: [artifacts/texts/more]
         text_pair_column: text_pair
         label_column: label
+        group_column: origin
     tokenizer: teacher
+    validation: 0.3
+  alone:
+    sources:
+      - {kind: files, files: [pairs.tsv], text_column: a, text_pair_column: b, label_column: label}
+    tokenizer: teacher
+    validation: 0.3
   text:
-    sources: [{kind: files, files: [text.txt, artifacts/texts/noisy]}]
+    sources: [{kind: files, files: [text.txt, artifacts/texts/noisy], group_column: origin}]
     tokenizer: teacher
 teachers: {}
 """
@@ -67,6 +74,15 @@ def test_from_texts_to_a_corpus_of_their_copies(files, capsys):
     block = pairs.block(0)
     assert block.second_at is not None
     assert {*block.labels.to_pylist()} == {0, 1, 2}
+    alone = open_corpus(Path("artifacts/corpora/alone"), "")
+    own = dict(zip(alone.text_digests.tolist(), alone.held_out.tolist(), strict=True))
+    assert {*own.values()} == {True, False}
+    side, sides = None, list[bool]()
+    for digest, held_out in zip(pairs.text_digests.tolist(), pairs.held_out, strict=True):
+        # A row stands before its copies.
+        side = own.get(digest, side)
+        sides.append(held_out == side)
+    assert all(sides)
     text = open_corpus(Path("artifacts/corpora/text"), "")
     assert text.facts.rows > len(SENTENCES)
     assert text.facts.duplicates == len(SENTENCES)
@@ -107,7 +123,8 @@ def test_mistakes_end_in_one_line(files, capsys):
 def test_dvc_knows_what_it_reads_and_who_reads_what_it_makes(files):
     path = Path("p.yaml")
     found = dvc.stages(load_pipeline(path), path, Path())
-    assert [*found] == ["augment-more", "augment-noisy", "tokenize-pairs", "tokenize-text"]
+    names = ["augment-more", "augment-noisy", "tokenize-pairs", "tokenize-alone", "tokenize-text"]
+    assert [*found] == names
     out = {"artifacts/texts/more/manifest.json": {"cache": False, "persist": True}}
     assert found["augment-more"] == {
         "cmd": f"kdpipe augment --stage-version {versions.AUGMENT} p.yaml more",

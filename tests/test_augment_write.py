@@ -66,7 +66,7 @@ def test_rows_and_their_copies_stand_together(text, small_parts):
     found = records()
     assert facts == write.TextFacts(rows=10, texts=len(found))
     assert [path.name[:12] for path in parts()] == ["part-000000-", "part-000001-", "part-000002-"]
-    assert {*map(tuple, found)} == {("text", "label", "source_row")}
+    assert {*map(tuple, found)} == {("text", "label", "source_row", "origin")}
     assert [row["source_row"] for row in found] == sorted(row["source_row"] for row in found)
     for number, line in enumerate(SENTENCES[:10]):
         texts = [row["text"] for row in found if row["source_row"] == number]

@@ -97,6 +97,7 @@ def _lines(
             if one.text_pair is not None:
                 record["text_pair"] = one.text_pair
             record |= {"label": one.label, "source_row": number}
+            record["origin"] = row.whole if row.group is None else row.group
             yield json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         bar.advance(1)
 

@@ -33,6 +33,9 @@ class Columns(Frozen):
     kept beside the row; null, NaN and empty text are no label."""
     label_separator: Text | None = None
     """Cuts the text of a label into the set of labels; None: it is one label."""
+    group_column: Text | None = None
+    """Rows with the same text or number here are on the same side of every split; None: what tells
+    rows apart is their text."""
     split_words: bool = False
     """Cut texts into words at blanks; the label stays that of the text."""
 
@@ -56,8 +59,13 @@ class Columns(Frozen):
 
     @property
     def needed(self) -> list[str]:
-        """All columns to read, each once: text, pair, label."""
-        names = [*self.text_columns, self.text_pair_column, self.label_column]
+        """All columns to read, each once: text, pair, label, group."""
+        names = [
+            *self.text_columns,
+            self.text_pair_column,
+            self.label_column,
+            self.group_column,
+        ]
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def convert(self, record: Mapping[str, Any], where: str) -> Iterator[Row]:
@@ -70,6 +78,8 @@ class Columns(Frozen):
                 raise ArtifactError(f"{where}: no column {column!r}: {nearest(column, [*record])}")
         label = None if self.label_column is None else self._label(record, where)
         rows = [self._row(record, column, label, where) for column in self.text_columns]
+        group = None if self.group_column is None else self._group(record, where)
+        rows = [None if row is None else row._replace(group=group) for row in rows]
         if self.text_pair_column is None:
             yield from (row for row in rows if row is not None)
         elif rows[0] is not None:
@@ -104,6 +114,19 @@ class Columns(Frozen):
             words = tuple(text.split())
             text = " ".join(words)
         return Row(text, None, label, words)
+
+    def _group(self, record: Mapping[str, Any], where: str) -> str | None:
+        column = str(self.group_column)
+        value = record[column]
+        if isinstance(value, str | int):
+            text = str(value)
+            return text if _size(text, column, where) else None
+        if value is None:
+            return None
+        raise ArtifactError(
+            f"{where}: column {column!r} is {type(value).__name__}, neither text nor an integer:"
+            " choose another group_column"
+        )
 
     def _label(self, record: Mapping[str, Any], where: str) -> Label | None:
         column = str(self.label_column)

@@ -30,3 +30,10 @@ class Row(NamedTuple):
     doc_stride: int | None = None
     """Of a question about `text_pair`, which is then read in windows: the tokens of it that a
     window shares with the one before."""
+    group: str | None = None
+    """What it has in common with rows that belong on the same side of every split."""
+
+    @property
+    def whole(self) -> str:
+        """Both texts of a pair as one."""
+        return self.text if self.text_pair is None else f"{self.text}\0{self.text_pair}"
