@@ -113,39 +113,26 @@ def _kept(*paths: str) -> list[dict[str, Any]]:
     return [{path: {"cache": False, "persist": True}} for path in paths]
 
 
-@pytest.mark.usefixtures("project")
-def test_every_entry_of_the_pipeline_is_a_stage() -> None:
-    found = _stages()
-    assert list(found) == [
-        *("tokenize-docs", "tokenize-raw", "cache-teacher-docs-minilm", "cache-teacher-docs-big"),
-        *("train-small", "train-tiny", "evaluate-small", "evaluate-tiny"),
-    ]
-    assert found["tokenize-docs"] == {
+IN_FULL = {
+    "tokenize-docs": {
         "cmd": "kdpipe tokenize --stage-version 1 pipelines/demo.yaml docs",
         "deps": ["models/minilm", "text/a.txt", "text/b.tsv", "text/pairs.tsv"],
         "params": [{FILE: ["corpora.docs", "teachers.minilm"]}],
         "outs": _kept("artifacts/corpora/docs/manifest.json"),
-    }
-    assert found["tokenize-raw"] == {
+    },
+    "tokenize-raw": {
         "cmd": "kdpipe tokenize --stage-version 1 pipelines/demo.yaml raw",
         "deps": ["tokens"],
         "params": [{FILE: ["corpora.raw"]}],
         "outs": _kept("artifacts/corpora/raw/manifest.json"),
-    }
-    assert found["cache-teacher-docs-big"] == {
+    },
+    "cache-teacher-docs-big": {
         "cmd": "kdpipe cache-teacher --stage-version 2 pipelines/demo.yaml docs-big",
         "deps": ["artifacts/corpora/docs/manifest.json"],
-        "params": [
-            {
-                FILE: [
-                    "caches.docs-big",
-                    "teachers.big",
-                ]
-            }
-        ],
+        "params": [{FILE: ["caches.docs-big", "teachers.big"]}],
         "outs": _kept("artifacts/caches/docs-big/manifest.json"),
-    }
-    assert found["train-tiny"] == {
+    },
+    "train-tiny": {
         "cmd": "kdpipe train --stage-version 1 pipelines/demo.yaml tiny",
         "deps": [
             "artifacts/caches/docs-big/manifest.json",
@@ -154,18 +141,10 @@ def test_every_entry_of_the_pipeline_is_a_stage() -> None:
             "models/minilm",
             "models/start",
         ],
-        "params": [
-            {
-                FILE: [
-                    "students.tiny",
-                    "teachers.minilm",
-                    "teachers.big",
-                ]
-            }
-        ],
+        "params": [{FILE: ["students.tiny", "teachers.minilm", "teachers.big"]}],
         "outs": _kept("artifacts/students/tiny/manifest.json"),
-    }
-    assert found["evaluate-small"] == {
+    },
+    "evaluate-small": {
         "cmd": "kdpipe evaluate --stage-version 1 pipelines/demo.yaml small",
         "deps": [
             "artifacts/caches/docs-minilm/manifest.json",
@@ -177,7 +156,19 @@ def test_every_entry_of_the_pipeline_is_a_stage() -> None:
         "outs": _kept("reports/small/table.tsv"),
         "metrics": _kept("reports/small/metrics.json", "reports/small/speed.json"),
         "plots": _kept("reports/small/report.svg"),
-    }
+    },
+}
+
+
+@pytest.mark.usefixtures("project")
+def test_every_entry_of_the_pipeline_is_a_stage() -> None:
+    found = _stages()
+    assert list(found) == [
+        *("tokenize-docs", "tokenize-raw", "cache-teacher-docs-minilm", "cache-teacher-docs-big"),
+        *("train-small", "train-tiny", "evaluate-small", "evaluate-tiny"),
+    ]
+    for name, wanted in IN_FULL.items():
+        assert found[name] == wanted, name
     assert found["evaluate-tiny"]["params"] == [{FILE: ["students.tiny"]}]
 
 

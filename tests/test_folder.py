@@ -154,22 +154,25 @@ def test_pairs_say_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(theirs, wanted, rtol=0, atol=1e-5)
 
 
-def test_the_files_in_full(tmp_path: Path) -> None:
-    encoder = with_head(pooling=("cls", "weightedmean"), dense=("Tanh", "Identity"), normalize=True)
-    names = written(tmp_path, encoder, "caf\u00e9: ")
-    dense = [f"{place}/{file}" for place in ("2_Dense", "3_Dense") for file in sorted(FILES[1:4:2])]
-    assert names == sorted([*FILES, *dense, "4_Normalize/config.json"])
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Dense": "Dense"}
-    assert content(tmp_path / "modules.json") == [
+KINDS = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Dense": "Dense"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+IN_FULL: dict[str, Any] = {
+    "modules.json": [
         {
             "idx": index,
             "name": str(index),
             "path": place,
             "type": f"sentence_transformers.models.{kind}",
         }
-        for index, (place, kind) in enumerate([*kinds.items(), ("4_Normalize", "Normalize")])
-    ]
-    assert content(tmp_path / "1_Pooling" / "config.json") == {
+        for index, (place, kind) in enumerate([*KINDS.items(), ("4_Normalize", "Normalize")])
+    ],
+    "1_Pooling/config.json": {
         "word_embedding_dimension": 32,
         "pooling_mode_cls_token": True,
         "pooling_mode_max_tokens": False,
@@ -178,42 +181,43 @@ def test_the_files_in_full(tmp_path: Path) -> None:
         "pooling_mode_weightedmean_tokens": True,
         "pooling_mode_lasttoken": False,
         "include_prompt": True,
-    }
-    assert content(tmp_path / "2_Dense" / "config.json") == {
+    },
+    "2_Dense/config.json": {
         "in_features": 64,
         "out_features": 20,
         "bias": True,
         "activation_function": "torch.nn.modules.activation.Tanh",
-    }
-    assert content(tmp_path / "3_Dense" / "config.json") == {
+    },
+    "3_Dense/config.json": {
         "in_features": 20,
         "out_features": 20,
         "bias": False,
         "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    assert content(tmp_path / "4_Normalize" / "config.json") == {}
-    assert content(tmp_path / "sentence_bert_config.json") == {
-        "max_seq_length": LIMIT,
-        "do_lower_case": False,
-    }
-    assert content(tmp_path / "config_sentence_transformers.json") == {
+    },
+    "4_Normalize/config.json": {},
+    "sentence_bert_config.json": {"max_seq_length": LIMIT, "do_lower_case": False},
+    "config_sentence_transformers.json": {
         "prompts": {"default": "caf\u00e9: "},
         "default_prompt_name": "default",
         "similarity_fn_name": "cosine",
-    }
-    special = {
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    }
-    assert content(tmp_path / "special_tokens_map.json") == special
-    assert content(tmp_path / "tokenizer_config.json") == special | {
+    },
+    "special_tokens_map.json": SPECIAL,
+    "tokenizer_config.json": SPECIAL
+    | {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": LIMIT,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-    }
+    },
+}
+
+
+def test_the_files_in_full(tmp_path: Path) -> None:
+    encoder = with_head(pooling=("cls", "weightedmean"), dense=("Tanh", "Identity"), normalize=True)
+    names = written(tmp_path, encoder, "caf\u00e9: ")
+    dense = [f"{place}/{file}" for place in ("2_Dense", "3_Dense") for file in sorted(FILES[1:4:2])]
+    assert names == sorted([*FILES, *dense, "4_Normalize/config.json"])
+    for name, wanted in IN_FULL.items():
+        assert content(tmp_path / name) == wanted, name
     for name in names:
         if name.endswith(".json") and name != "tokenizer.json":
             assert (tmp_path / name).read_bytes().isascii()

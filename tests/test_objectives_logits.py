@@ -226,3 +226,15 @@ def test_a_temperature_that_depends_on_logits_is_not_for_mse():
     with pytest.raises(ValidationError, match="loss 'mse' takes a number as temperature"):
         made(kind="logits", loss="mse", temperature={"kind": "flsw"})
     assert made(kind="logits", temperature=2).model_dump()["temperature"] == 2.0
+
+
+def test_one_cache_or_several():
+    with pytest.raises(ValidationError) as caught:
+        made(kind="logits", average={"one": 1.0, "other": 2.0}, cache="one")
+    (error,) = caught.value.errors()
+    assert error["msg"] == "Value error, key 'average' names its caches: take out 'cache'"
+    assert made(kind="logits", average={"one": 1.0, "other": 2.0}).averaged.keys() == {
+        "one",
+        "other",
+    }
+    assert made(kind="logits", cache="one").averaged == {}
