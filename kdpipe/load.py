@@ -62,7 +62,7 @@ def new_transformer(config: PreTrainedConfig) -> PreTrainedModel:
         model: PreTrainedModel = AutoModel.from_config(
             config, trust_remote_code=False, attn_implementation=_attention()
         )
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except _UNLOADABLE as error:
         raise UsageError(f"the student's shape cannot be built: {_first(error)}") from None
     return model
 

@@ -283,7 +283,8 @@ def test_other_word_vectors_make_another_student(project, capsys):
     )
     run("tokenize", "p.yaml", "tags-by-words")
     assert main(["train", "p.yaml"]) == 3
-    assert "glove.txt does not exist: check the path of the vectors" in capsys.readouterr().err
+    missing = "glove.txt does not exist: check 'vectors' of the student's model"
+    assert missing in capsys.readouterr().err
     for text, told in ((GLOVE, "best at"), (GLOVE, "up to date"), (f"{GLOVE}bell 1 1 1\n", "best")):
         Path("glove.txt").write_text(text)
         run("train", "p.yaml")

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdpipe import io
 from kdpipe.config import Frozen
+from kdpipe.errors import ArtifactError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,3 +42,10 @@ class StudentKind(Frozen, ABC):
     def inputs(self, root: Path) -> dict[str, str]:
         """Digests of what it starts from beside its section and its caches, by name."""
         return {}
+
+
+def digest_of(path: str, key: str, root: Path) -> str:
+    """sha256 of a file that `key` names; raises ArtifactError where it is not there."""
+    if not (root / path).is_file():
+        raise ArtifactError(f"{path} does not exist: check {key!r} of the student's model")
+    return io.digest_file(root / path, "sha256")

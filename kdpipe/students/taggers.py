@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from kdpipe.errors import ArtifactError, UsageError
-from kdpipe.students.base import StudentKind
+from kdpipe.errors import UsageError
+from kdpipe.students.base import StudentKind, digest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,13 +48,9 @@ class _OfWords(StudentKind):
 
     def inputs(self, root: Path) -> dict[str, str]:
         """The digest of the word vectors; raises ArtifactError where they are not there."""
-        from kdpipe import io
-
         if self.vectors is None:
             return {}
-        if not (root / self.vectors).is_file():
-            raise ArtifactError(f"{self.vectors} does not exist: check the path of the vectors")
-        return {"vectors": io.digest_file(root / self.vectors, "sha256")}
+        return {"vectors": digest_of(self.vectors, "vectors", root)}
 
     def build(self, teacher: Encoder | None, tokenizer: Tokenizer) -> PreTrainedModel:
         """The net; raises UsageError for tokens that are no words, or vectors of another width."""
