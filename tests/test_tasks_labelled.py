@@ -2,77 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
-import seqeval.metrics
 import sklearn.metrics
 import torch
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from pydantic import ValidationError
 
 from kdpipe.activations import Tokens
-from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
-from kdpipe.load import load_encoder
-from kdpipe.modules import head_of
-from kdpipe.sources.row import Row
-from kdpipe.tasks import Agreement, Fidelity, Task
-from kdpipe.tasks.subject import HeldOut, Subject
-from kdpipe.tasks.tagging import tags_of
-from tests.tiny import SENTENCES, tiny_headed_folder, tiny_teacher_folder, tiny_tokenizer
-
-CLASSES = ("sun", "rain", "snow")
-TAGS = ("B-ANIMAL", "I-ANIMAL", "O", "B-PLACE")
-TEXTS = SENTENCES[:40]
-PAIRS = [*zip(SENTENCES[:20], SENTENCES[20:40], strict=True)]
-NOTHING = HeldOut(Tokens(torch.empty(0), torch.empty(0)), None)
-
-
-def task(**keys: Any) -> Any:
-    return TypeAdapter(Task).validate_python(keys)
-
-
-def subject(folder: Path, *, limit: int = 64, prompt: str = "") -> Subject:
-    encoder = load_encoder(folder, head_of(folder))
-    return Subject("tiny", encoder, tiny_tokenizer(), limit, prompt, "fp32")
-
-
-def ids_of(text: Any) -> tuple[Tensor, Tensor]:
-    row = tiny_tokenizer().backend.encode(*text if isinstance(text, tuple) else [text])
-    return torch.tensor([row.ids]), torch.tensor([row.type_ids])
-
-
-def by_hand(folder: Path, texts: Any) -> np.ndarray:
-    """[R, C]: the logits of transformers for each text, or pair, alone."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
-    said = []
-    with torch.inference_mode():
-        for text in texts:
-            ids, types = ids_of(text)
-            said.append(model(input_ids=ids, token_type_ids=types).logits[0].numpy())
-    return np.stack(said)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        lines = [[*rows[0]], *([str(value) for value in row.values()] for row in rows)]
-        path.write_text("".join("\t".join(line) + "\n" for line in lines))
-    return path
-
-
-def refused(one: Any, who: Subject, root: Path, rows: HeldOut = NOTHING) -> str:
-    with pytest.raises(ArtifactError) as caught:
-        one.score(who, rows, root)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
+from kdpipe.errors import NonFiniteError, UsageError
+from kdpipe.tasks import Agreement, Fidelity
+from kdpipe.tasks.subject import HeldOut
+from tests.labelled import (
+    CLASSES,
+    NOTHING,
+    PAIRS,
+    TEXTS,
+    by_hand,
+    refused,
+    subject,
+    task,
+    write,
+)
+from tests.tiny import tiny_headed_folder, tiny_teacher_folder, tiny_tokenizer
 
 # classification
 
@@ -101,6 +56,29 @@ def test_classification(tmp_path: Path, suffix: str, pairs: bool) -> None:
             "classification.macro_f1": sklearn.metrics.f1_score(gold, said, average="macro"),
             "classification.matthews": sklearn.metrics.matthews_corrcoef(gold, said),
         }
+    )
+
+
+@pytest.mark.parametrize("positive", ["1", 1])
+def test_f1_of_one_class(tmp_path: Path, positive: str | int) -> None:
+    folder = tiny_headed_folder(tmp_path / "model", "sequence", ("0", "1"), seed=1)
+    logits = by_hand(folder, TEXTS)
+    said = logits.argmax(1)
+    gold = np.where(np.arange(len(TEXTS)) % 3 > 0, said, 1 - said)
+    rows = [{"text": text, "label": int(x)} for text, x in zip(TEXTS, gold, strict=True)]
+    write(tmp_path / "data.tsv", rows)
+    one: dict[str, Any] = {"kind": "classification", "file": "data.tsv"}
+    who = subject(folder)
+    found = task(**one, positive_label=positive).score(who, NOTHING, tmp_path)
+    assert found["classification.f1"] == pytest.approx(sklearn.metrics.f1_score(gold, said))
+    assert found["classification.f1"] != pytest.approx(found["classification.macro_f1"])
+    assert found["classification.f1"] != found["classification.accuracy"]
+    assert "classification.f1" not in task(**one).score(who, NOTHING, tmp_path)
+    with pytest.raises(UsageError) as caught:
+        task(**one, positive_label="yes").score(who, NOTHING, tmp_path)
+    assert str(caught.value) == (
+        "positive_label 'yes' of task 'classification' is none of the model's 2 classes: allowed:"
+        " 0, 1"
     )
 
 
@@ -218,94 +196,6 @@ def test_regression(tmp_path: Path) -> None:
     assert refused(one, subject(folder), tmp_path) == (
         "data.tsv: column 'score' has labels that are no numbers"
     )
-
-
-# tagging
-
-
-def words_of(text: str) -> list[str]:
-    """Some words have several tokens."""
-    return text.replace("o", "oz").rstrip(".").split()
-
-
-def tags_by_hand(folder: Path, words: list[str], limit: int) -> list[str]:
-    """Tags of one sentence alone; O where the limit leaves nothing of a word."""
-    model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True).eval()
-    pieces = [tiny_tokenizer().backend.encode(word).ids[1:-1] for word in words]
-    ids = [2, *[piece for some in pieces for piece in some][: limit - 2], 3]
-    with torch.inference_mode():
-        likely = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
-    firsts = np.cumsum([1, *map(len, pieces)])[:-1]
-    return [TAGS[likely[place]] if place < limit - 1 else "O" for place in firsts]
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_headed_folder(tmp_path_factory.mktemp("tagger"), "token", TAGS)
-
-
-@pytest.fixture(scope="module")
-def sentences() -> list[list[str]]:
-    return [words_of(text) for text in SENTENCES[:16]]
-
-
-def conll(path: Path, words: list[list[str]], tags: list[list[str]]) -> None:
-    lines = [
-        "".join(f"{word}\tx\t{tag}\n" for word, tag in zip(*both, strict=True))
-        for both in zip(words, tags, strict=True)
-    ]
-    path.write_text("\n".join(lines))
-
-
-@pytest.mark.parametrize("limit", [64, 8])
-def test_tagging(tagger, sentences, tmp_path: Path, limit: int) -> None:
-    said = [tags_by_hand(tagger, words, limit) for words in sentences]
-    gold = [[*tags] for tags in said]
-    for tags in gold[::3]:
-        tags[0], tags[-1] = "B-PLACE", "I-ANIMAL"
-    conll(tmp_path / "data.conll", sentences, gold)
-    who = subject(tagger, limit=limit)
-    one = task(kind="tagging", file="data.conll", name="ner")
-    found = one.score(who, NOTHING, tmp_path)
-    right = [a == b for x, y in zip(said, gold, strict=True) for a, b in zip(x, y, strict=True)]
-    assert found == pytest.approx(
-        {
-            "ner.accuracy": sum(right) / len(right),
-            "ner.f1": seqeval.metrics.f1_score(gold, said),
-            "ner.precision": seqeval.metrics.precision_score(gold, said),
-            "ner.recall": seqeval.metrics.recall_score(gold, said),
-        }
-    )
-    assert 0.0 < found["ner.f1"] < 1.0
-    assert (one.main, one.files()) == ("ner.f1", ["data.conll"])
-    assert tags_of(who, [Row(" ".join(w), words=tuple(w)) for w in sentences]) == said
-    assert limit == 64 or any(tags[-1] == "O" for tags in said)
-
-
-def test_words_without_a_token_are_outside(tagger) -> None:
-    rows = [Row("", words=("", "\x07")), Row("cat", words=("", "cat", "")), Row("", words=())]
-    first, second, third = tags_of(subject(tagger), rows)
-    assert (first, third) == (["O", "O"], [])
-    assert second == ["O", tags_by_hand(tagger, ["cat"], 64)[0], "O"]
-
-
-def test_tags_that_mark_no_entities(tagger, tmp_path: Path) -> None:
-    words = [["The", "cat", "sleeps"]]
-    conll(tmp_path / "pos.conll", words, [["DET", "NOUN", "VERB"]])
-    who = subject(tagger)
-    assert refused(task(kind="tagging", file="pos.conll"), who, tmp_path) == (
-        "pos.conll: its tags mark no entities: use metric: accuracy"
-    )
-    one = task(kind="tagging", file="pos.conll", metric="accuracy")
-    assert one.main == "tagging.accuracy"
-    assert one.score(who, NOTHING, tmp_path) == {"tagging.accuracy": 0.0}
-    pos = subject(tiny_headed_folder(tmp_path / "pos", "token", ("DET", "NOUN", "VERB")))
-    conll(tmp_path / "ner.conll", words, [["O", "B-ANIMAL", "O"]])
-    assert refused(task(kind="tagging", file="ner.conll"), pos, tmp_path) == (
-        "ner.conll: the tags of tiny (DET, NOUN, VERB) mark no entities: use metric: accuracy"
-    )
-    one = task(kind="tagging", file="ner.conll", metric="accuracy", label_column=1)
-    assert one.score(pos, NOTHING, tmp_path) == {"tagging.accuracy": 0.0}
 
 
 # agreement and fidelity

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from kdpipe import metrics
-from kdpipe.config import Frozen, Name
-from kdpipe.errors import ArtifactError
+from kdpipe.config import Frozen, Name, nearest
+from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.parts import LOGITS, some
 from kdpipe.sources.columns import Text
 from kdpipe.sources.files import Files
@@ -63,6 +63,8 @@ class Classification(_Labelled):
     """One class for each row."""
 
     kind: Literal["classification"]
+    positive_label: Text | int | None = None
+    """Whose F1 is told beside the others, as GLUE does for MRPC and QQP; None: of no class."""
     name: Name = "classification"
     """What the metrics are called by, so that several files can be told apart."""
 
@@ -72,9 +74,12 @@ class Classification(_Labelled):
         return f"{self.name}.accuracy"
 
     def score(self, subject: Subject, held_out: HeldOut, root: Path) -> dict[str, float]:
-        """`<name>.accuracy`, `.macro_f1` and `.matthews`; nothing for a model without such a head.
+        """`<name>.accuracy`, `.macro_f1`, `.matthews`, and `.f1` where a class is named for it.
+
+        Nothing for a model without such a head.
 
         Raises:
+            UsageError: `positive_label` is no class of the model.
             ArtifactError: the file or a column is missing, or a label is no class of the model.
             NonFiniteError: the model gives NaN or Inf.
         """
@@ -83,12 +88,27 @@ class Classification(_Labelled):
         rows = self.rows(root)
         classes = subject.encoder.dims.classes
         gold = np.array([_place(row.label, classes, self.file) for row in rows])
+        positive = self._positive(classes)
         said = logits_of(subject, rows).argmax(1)
-        return {
+        found = {
             f"{self.name}.accuracy": metrics.accuracy(said, gold),
             f"{self.name}.macro_f1": metrics.macro_f1(said, gold),
             f"{self.name}.matthews": metrics.matthews(said, gold),
         }
+        if positive is not None:
+            found[f"{self.name}.f1"] = metrics.binary_f1(said, gold, positive)
+        return found
+
+    def _positive(self, classes: tuple[str, ...]) -> int | None:
+        """Which class the F1 is of."""
+        if self.positive_label is None:
+            return None
+        if str(self.positive_label) not in classes:
+            raise UsageError(
+                f"positive_label {str(self.positive_label)!r} of task {self.name!r} is none of the"
+                f" model's {len(classes)} classes: {nearest(str(self.positive_label), [*classes])}"
+            )
+        return classes.index(str(self.positive_label))
 
 
 class MultiLabel(_Labelled):
