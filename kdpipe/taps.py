@@ -30,6 +30,7 @@ PROJECTIONS: dict[str, tuple[str, ...]] = {
     "deberta-v2": tuple(f"{name}_proj" for name in _BERT),
     "distilbert": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
     "electra": _BERT,
+    "kdpipe-attention": ("query", "key", "value"),
     "mobilebert": _BERT,
     "modernbert": ("attn.Wqkv",),
     "mpnet": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),

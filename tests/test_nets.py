@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdpipe.nets.attention import Attention
 from kdpipe.nets.cnn_lstm import CNNLSTM
 from kdpipe.nets.id_cnn import IDCNN
 from kdpipe.nets.recurrent import Recurrent
@@ -19,6 +20,9 @@ from tests.nets import SENTENCES, SIZE, words
 NETS: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: Recurrent(SIZE, word_width=6, hidden_size=5, num_layers=2, dropout=0.2),
     "gru": lambda: Recurrent(SIZE, word_width=6, hidden_size=5, num_layers=2, cell="gru"),
+    "attention": lambda: Attention(
+        SIZE, hidden_size=7, num_layers=2, num_attention_heads=3, head_size=4, dropout=0.2
+    ),
     "cnn-lstm": lambda: CNNLSTM(SIZE, word_width=6, character_filters=7, hidden_size=5),
     "id-cnn": lambda: IDCNN(SIZE, word_width=6, filters=9, blocks=2, middle_dropout=0.1),
     "id-cnn, characters": lambda: IDCNN(
@@ -115,7 +119,7 @@ def test_the_same_seed_gives_the_same_bytes(name):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("name", ["lstm", "cnn-lstm", "id-cnn"])
+@pytest.mark.parametrize("name", ["lstm", "attention", "cnn-lstm", "id-cnn"])
 def test_dropout_acts_in_training_only(name):
     net = build(name)
     assert torch.equal(net.eval()(words()), net(words()))

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
+from kdpipe.nets.attention import Attention
 from kdpipe.nets.cnn_lstm import CNNLSTM
 from kdpipe.nets.id_cnn import IDCNN
 from kdpipe.nets.recurrent import Cell, Recurrent
@@ -66,6 +67,39 @@ class RecurrentConfig(PreTrainedConfig):
                 "padding": self.pad_token_id,
             },
         )
+
+
+class AttentionConfig(PreTrainedConfig):
+    """Of layers of attention alone over the tokens of any tokenizer."""
+
+    model_type = "kdpipe-attention"
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 128,
+        num_hidden_layers: int = 1,
+        num_attention_heads: int = 4,
+        head_size: int = 128,
+        dropout: float = 0.0,
+        pad_token_id: int | None = PADDING,
+        max_position_embeddings: int = ANY_LENGTH,
+        **keys: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.head_size = head_size
+        self.dropout = dropout
+        self.pad_token_id = pad_token_id
+        self.max_position_embeddings = max_position_embeddings
+        super().__init__(**keys)
+
+    def net(self) -> Attention:
+        """The net with fresh weights."""
+        others = {"num_layers": self.num_hidden_layers, "padding": self.pad_token_id}
+        return Attention(self.vocab_size, **_shared(self, Attention) | others)
 
 
 class CNNLSTMConfig(PreTrainedConfig):

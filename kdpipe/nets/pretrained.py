@@ -24,7 +24,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from kdpipe.nets.configs import CNNLSTMConfig, IDCNNConfig, RecurrentConfig
+from kdpipe.nets.configs import AttentionConfig, CNNLSTMConfig, IDCNNConfig, RecurrentConfig
 from kdpipe.nets.words import Words
 
 
@@ -147,6 +147,24 @@ class RecurrentForTokenClassification(_OfWords):
     config_class, below = RecurrentConfig, RecurrentModel
 
 
+class AttentionModel(_Net):
+    """Layers of attention alone."""
+
+    config_class = AttentionConfig
+
+
+class AttentionForSequenceClassification(_OfRows):
+    """Layers of attention alone that say something about a row."""
+
+    config_class, below = AttentionConfig, AttentionModel
+
+
+class AttentionForTokenClassification(_OfWords):
+    """Layers of attention alone that say something about each token."""
+
+    config_class, below = AttentionConfig, AttentionModel
+
+
 class CNNLSTMModel(_Net):
     """A CNN-LSTM."""
 
@@ -189,20 +207,22 @@ def _mask(ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     return given.bool()
 
 
-_CONFIGS = (RecurrentConfig, CNNLSTMConfig, IDCNNConfig)
+_CONFIGS = (RecurrentConfig, AttentionConfig, CNNLSTMConfig, IDCNNConfig)
 MODEL_TYPES = tuple(config.model_type for config in _CONFIGS)
 """What is known from now on."""
 for _config in _CONFIGS:
     AutoConfig.register(_config.model_type, _config)
 for _auto, _models in {
-    AutoModel: (RecurrentModel, CNNLSTMModel, IDCNNModel),
+    AutoModel: (RecurrentModel, AttentionModel, CNNLSTMModel, IDCNNModel),
     AutoModelForSequenceClassification: (
         RecurrentForSequenceClassification,
+        AttentionForSequenceClassification,
         CNNLSTMForSequenceClassification,
         IDCNNForSequenceClassification,
     ),
     AutoModelForTokenClassification: (
         RecurrentForTokenClassification,
+        AttentionForTokenClassification,
         CNNLSTMForTokenClassification,
         IDCNNForTokenClassification,
     ),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kdpipe.students.attention import AttentionStudent
 from kdpipe.students.checkpoint import FromCheckpoint
 from kdpipe.students.layers import FromTeacher
 from kdpipe.students.recurrent import RecurrentStudent
@@ -14,10 +15,12 @@ from kdpipe.students.taggers import CNNLSTMStudent, IDCNNStudent
 
 _Transformer = FromTeacher | FromShape | FromCheckpoint
 StudentModel = Annotated[
-    _Transformer | RecurrentStudent | CNNLSTMStudent | IDCNNStudent, Field(discriminator="kind")
+    _Transformer | RecurrentStudent | AttentionStudent | CNNLSTMStudent | IDCNNStudent,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
+    "AttentionStudent",
     "CNNLSTMStudent",
     "FromCheckpoint",
     "FromShape",

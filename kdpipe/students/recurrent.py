@@ -1,8 +1,4 @@
-"""A student that is no transformer: a BiLSTM or BiGRU over the tokens of the corpus.
-
-Legend: V tokens of the vocabulary, D width of the teacher's table of tokens, W that of the
-student's.
-"""
+"""A student that is no transformer: a BiLSTM or BiGRU over the tokens of the corpus."""
 
 from __future__ import annotations
 
@@ -10,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from kdpipe.errors import UsageError
 from kdpipe.students.base import StudentKind
+from kdpipe.students.token_table import Embeddings, begin
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from kdpipe.encoder import Encoder
@@ -33,14 +28,12 @@ class RecurrentStudent(StudentKind):
     """Numbers for a token in the table."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Before, between and behind the layers."""
-    embeddings: Literal["fresh", "teacher"] = "fresh"
+    embeddings: Embeddings = "fresh"
     """How the table begins. `teacher`: that of the teacher's tokens, on its leading singular
     vectors where `word_width` is less."""
 
     def build(self, teacher: Encoder | None, tokenizer: Tokenizer) -> PreTrainedModel:
         """The net; raises UsageError where the teacher's table cannot be had."""
-        import torch
-
         from kdpipe.load import new_transformer
         from kdpipe.nets.configs import RecurrentConfig
 
@@ -56,37 +49,5 @@ class RecurrentStudent(StudentKind):
             )
         )
         if self.embeddings == "teacher":
-            words = model.get_input_embeddings()
-            assert isinstance(words, torch.nn.Embedding)
-            with torch.no_grad():
-                words.weight.copy_(self._table(teacher)[: tokenizer.vocabulary])
-                if words.padding_idx is not None:
-                    words.weight[words.padding_idx].zero_()
+            begin(model, teacher, "word_width")
         return model
-
-    def _table(self, teacher: Encoder | None) -> Tensor:
-        """[V, W]: the teacher's, centred, with the variance of a fresh table.
-
-        Its own scale is for the normalisation that a transformer has behind it.
-        """
-        import torch
-
-        if teacher is None:
-            raise UsageError(
-                "embeddings: teacher needs a teacher that reads the tokens of the corpus: use"
-                " embeddings: fresh"
-            )
-        words = teacher.base.get_input_embeddings()
-        assert isinstance(words, torch.nn.Embedding)
-        table = words.weight.detach().double()
-        if self.word_width > table.shape[1]:
-            raise UsageError(
-                f"word_width {self.word_width} is more than the teacher's {table.shape[1]}: use"
-                " embeddings: fresh"
-            )
-        table = table - table.mean(0)
-        if self.word_width < table.shape[1]:
-            basis = torch.linalg.eigh(table.T @ table).eigenvectors.flip(1)[:, : self.word_width]
-            # Singular vectors have no sign of their own.
-            table = table @ (basis * torch.where(basis.sum(0) < 0, -1.0, 1.0))
-        return (table / table.std()).float()
