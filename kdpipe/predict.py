@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from io import BytesIO
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -112,6 +112,26 @@ def records(subject: Subject, rows: Iterable[Row]) -> Iterator[bytes]:
     for some in _batched(rows):
         for record in _records(subject, some):
             yield _line(record)
+
+
+def columns(subject: Subject, rows: Iterable[Row]) -> Iterator[bytes]:
+    """The words of each row and their tags, a tab between them, and a blank line behind each row.
+
+    Raises:
+        UsageError: a word that cannot stand in a column.
+    """
+    numbers = count(1)
+    for some in _batched(rows):
+        for row, tags in zip(some, tags_of(subject, some), strict=True):
+            words, number = row.words or (), next(numbers)
+            for word in words:
+                if not word.strip() or any(end in word for end in "\t\r\n"):
+                    raise UsageError(
+                        f"row {number}: {word[:40]!r} cannot stand in a column: end the name of the"
+                        " output in .jsonl"
+                    )
+            lines = (f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
+            yield "".join([*lines, "\n"]).encode()
 
 
 def answers(subject: Subject, questions: Iterable[Question], doc_stride: int) -> Iterator[bytes]:

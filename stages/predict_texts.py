@@ -14,7 +14,10 @@ Text = Annotated[
     Path, typer.Argument(metavar="FILE", help="Texts: .txt, .tsv, .jsonl, ...; or questions.")
 ]
 Output = Annotated[
-    Path, typer.Argument(metavar="OUTPUT", help=".jsonl for labels, .npy for embeddings.")
+    Path,
+    typer.Argument(
+        metavar="OUTPUT", help=".jsonl for labels, also .conll for tags; .npy for embeddings."
+    ),
 ]
 TextColumn = Annotated[
     str, typer.Option("--text-column", help="The column of the text, where there are columns.")
@@ -40,10 +43,11 @@ def predict(
     """Write what a model says about each row of a file, blank ones too, in the order of the rows.
 
     A classifier gives a label and its probability, a tagger a tag for each word (texts are cut into
-    words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line), a regressor a
-    number; a model without such a head gives embeddings. A model that answers questions reads .json
-    of SQuAD, or .jsonl, .parquet or .arrow with columns id, question and context (blank ones are
-    left out), and gives answers with the probability of both their ends.
+    words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line; an output whose
+    name ends in .conll has columns of words and tags), a regressor a number; a model without such a
+    head gives embeddings. A model that answers questions reads .json of SQuAD, or .jsonl, .parquet
+    or .arrow with columns id, question and context (blank ones are left out), and gives answers
+    with the probability of both their ends.
 
     Example: kdpipe predict artifacts/students/small my.txt vectors.npy
     """
@@ -55,20 +59,23 @@ def predict(
 
     subject = predict.open_subject(find_model(model), device)
     problem = subject.encoder.dims.problem
-    suffix = ".npy" if subject.encoder.answers is None else ".jsonl"
-    if output.suffix != suffix:
-        raise UsageError(f"{output}: {model} gives {suffix} files: end its name in {suffix}")
+    suffixes = [".npy"] if subject.encoder.answers is None else [".jsonl"]
+    suffixes += [".conll"] if problem == "token" else []
+    if output.suffix not in suffixes:
+        gives = " and ".join(suffixes)
+        raise UsageError(f"{output}: {model} gives {gives} files: end its name in {suffixes[0]}")
     rows = predict.rows_of(file, problem, text_column, text_pair_column)
     if problem is None:
         said = predict.embeddings(subject, rows)
         data, count = predict.npy(said), len(said)
     else:
-        questions = Squad(kind="squad", files=(str(file),)).questions(Path())
-        found = (
-            predict.answers(subject, questions, doc_stride)
-            if problem == "span"
-            else predict.records(subject, rows)
-        )
+        if problem == "span":
+            questions = Squad(kind="squad", files=(str(file),)).questions(Path())
+            found = predict.answers(subject, questions, doc_stride)
+        elif output.suffix == ".conll":
+            found = predict.columns(subject, rows)
+        else:
+            found = predict.records(subject, rows)
         lines = list(found)
         data, count = b"".join(lines), len(lines)
     io.write_file(output, data)

@@ -24,6 +24,7 @@ from kdpipe.errors import UsageError
 from kdpipe.folder import write_model
 from kdpipe.load import load_encoder
 from kdpipe.modules import HeadSpec, head_of
+from kdpipe.sources import Conll
 from kdpipe.sources.row import Row
 from tests.ends import command, fails
 from tests.tiny import SENTENCES, tiny_headed_folder, tiny_teacher_folder, tiny_tokenizer
@@ -172,6 +173,36 @@ def test_a_tagger_reads_columns_of_words(name: str, text: str) -> None:
     assert records(name) == [{"words": row, "tags": tags(encoder, row)} for row in words]
 
 
+def test_tags_in_columns_come_back_as_a_file_of_tagged_words(monkeypatch) -> None:
+    monkeypatch.setattr(predict, "_AT_A_TIME", 2)
+    encoder = student("token")
+    texts = ["The cat  sleeps.", "", "# rattles", "Late"]
+    write_texts(texts)
+    command(["predict", "model", "texts.txt", "out.conll"])
+    rows = [(text.split(), tags(encoder, text.split())) for text in texts]
+    wanted = [
+        "".join(f"{word}\t{tag}\n" for word, tag in zip(*row, strict=True)) + "\n" for row in rows
+    ]
+    assert Path("out.conll").read_text("utf-8") == "".join(wanted)
+    found = [*Conll(kind="conll", files=("out.conll",)).rows(Path())]
+    assert [row.words for row in found] == [tuple(words) for words, _ in rows if words]
+    assert [row.label for row in found] == [tuple(tags) for _, tags in rows if tags]
+    # From columns to columns.
+    command(["predict", "model", "out.conll", "again.conll"])
+    assert Path("again.conll").read_text("utf-8") == "".join(wanted[:1] + wanted[2:])
+
+
+@pytest.mark.parametrize("word", ["", " ", "a\tb", "a\nb"])
+def test_a_word_that_is_no_column(capsys, word: str) -> None:
+    student("token")
+    rows = [["The"], ["cat", word]]
+    Path("x.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    assert fails(capsys, ["predict", "model", "x.jsonl", "out.conll"], 2) == (
+        f"row 2: {word!r} cannot stand in a column: end the name of the output in .jsonl"
+    )
+    assert not Path("out.conll").exists()
+
+
 def test_lists_of_words_are_text_to_a_classifier() -> None:
     said = logits(student("sequence"), ["The cat", "", "late"]).softmax(-1)
     rows = [["The", "cat"], None, ["late"]]
@@ -220,6 +251,10 @@ def test_rows_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
          "out.jsonl: model gives .npy files: end its name in .npy"),
         ("token", ["texts.tsv", "out.jsonl", "--text-pair-column", "b"], 2,
          "a tagger reads words of one text: take out --text-pair-column"),
+        ("sequence", ["texts.txt", "out.conll"], 2,
+         "out.conll: model gives .jsonl files: end its name in .jsonl"),
+        ("token", ["texts.txt", "out.txt"], 2,
+         "out.txt: model gives .jsonl and .conll files: end its name in .jsonl"),
         ("sequence", ["none.txt", "out.jsonl"], 3,
          "none.txt does not exist: check the path"),
         ("sequence", ["texts.tsv", "out.jsonl"], 3,
