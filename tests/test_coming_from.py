@@ -290,6 +290,16 @@ def run_code(page: str, number: int, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
+def test_a_list_of_texts_becomes_a_student(project: Path) -> None:
+    tiny_teacher_folder(project / "teacher", layers=2, width=16)
+    names = {"texts": [*sentences(40), "Two\nlines."], "teacher": "teacher"}
+    made = run_code("langformers.md", 0, names)["pipeline"]
+    assert Pipeline.model_validate(made).students["mimic"].train.num_train_epochs == 10
+    subject = predict.open_subject(project / "artifacts/students/mimic", "cpu")
+    assert subject.encoder.model.config.model_type == "roberta"
+    assert predict.embeddings(subject, [Row("The cat sleeps.")]).shape == (1, 16)
+
+
 def test_the_objective_of_the_page_trains(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
