@@ -17,12 +17,14 @@ from kdpipe.activations import Dims
 from kdpipe.cache import CacheFacts
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.errors import ArtifactError, NonFiniteError
-from kdpipe.parts import PartName
+from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
 from kdpipe.store import Store
 from kdpipe.targets import Imported, Question
-from kdpipe.teacher import Asking, Todo
+from kdpipe.targets.imported import STATES
+from kdpipe.teacher import Asking, Todo, rows_of
+from kdpipe.token_vectors import at_first_tokens
 from kdpipe.vector_files import open_vectors, present, width_of
 
 _SAYS_NOTHING = {"file", "storage"}
@@ -72,10 +74,13 @@ def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> 
             vectors = open_vectors(file, root, asking.corpus, store.root)
             _refuse_width(file, vectors.values.shape[1])
             for item in items:
-                kept = storage.encode(
-                    vectors.of(item.block.first_row, item.block.rows), question.storage
-                )
-                _refuse_non_finite(file, question, kept, item.block)
+                first, rows = item.block.first_row, item.block.rows
+                said = vectors.of(first, rows)
+                if file.about == "word":
+                    counts = vectors.counts[first : first + rows]
+                    said = at_first_tokens(said, counts, asking.corpus.all_of(item.index))
+                kept = storage.encode(said, question.storage)
+                _refuse_non_finite(file, question, kept, item, asking.corpus)
                 store.put(asking.full(item.block, question), kept, {"file": file.file})
                 bar.advance(item.block.rows, note=question.name)
     return _facts(asking, store)
@@ -83,28 +88,48 @@ def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> 
 
 def dims(asking: Importing, root: Path) -> Dims:
     """What there is to import; raises as `take_over` does, but for vectors that are not finite."""
-    widths = dict[PartName, int]()
+    widths = dict[Part, int]()
     for file in asking.spec.files:
-        widths[file.part] = width_of(file, root, asking.corpus)
-        _refuse_width(file, widths[file.part])
-    classes = next((file.names for file in asking.spec.files if file.part == "logits"), ())
-    return Dims(widths.get("embedding", 0), hidden=0, layers=0, heads=0, classes=classes)
+        widths[file.what] = width_of(file, root, asking.corpus)
+        _refuse_width(file, widths[file.what])
+    return _dims(asking.spec, widths)
+
+
+def _dims(spec: CacheSpec, widths: dict[Part, int]) -> Dims:
+    """What a teacher is, as far as files tell; their last layer stands for its last one."""
+    logits = next((file for file in spec.files if file.part == "logits"), None)
+    states = {file.what: file for file in spec.files if file.part in STATES}
+    first = next(iter(states), None)
+    for part, file in states.items():
+        if first is not None and widths[part] != widths[first]:
+            raise ArtifactError(
+                f"{file.file} has vectors of {widths[part]} numbers, {states[first].file} of"
+                f" {widths[first]}: states of a teacher have one width, make another cache of some"
+            )
+    return Dims(
+        embedding=widths.get(EMBEDDING, 0),
+        hidden=0 if first is None else widths[first],
+        layers=max((part.layer or 0 for part in states), default=0),
+        heads=0,
+        classes=() if logits is None else logits.names,
+        problem=None if logits is None else logits.problem,
+    )
 
 
 def _refuse_width(file: Imported, width: int) -> None:
     if file.part == "logits" and width != len(file.names):
         raise ArtifactError(
-            f"{file.file} has {width} logits a row, expected {len(file.names)}"
+            f"{file.file} has {width} logits a {file.about}, expected {len(file.names)}"
             f" ({', '.join(file.names[:_SHOWN])}): mend 'classes' or 'problem_type'"
         )
 
 
 def _refuse_non_finite(
-    file: Imported, question: Question, kept: dict[str, Tensor], block: BlockFacts
+    file: Imported, question: Question, kept: dict[str, Tensor], item: Todo, corpus: Corpus
 ) -> None:
-    bad = storage.not_finite(kept).nonzero().flatten().tolist()
+    bad = rows_of(storage.not_finite(kept), question.what, item, corpus)
     if bad:
-        shown = ", ".join(str(block.first_row + row) for row in bad[:_SHOWN])
+        shown = ", ".join(str(row) for row in bad[:_SHOWN])
         more = " and more" if len(bad) > _SHOWN else ""
         larger = "" if question.storage == "fp32" else ", or set storage: fp32 if it has them not"
         raise NonFiniteError(
@@ -115,24 +140,24 @@ def _refuse_non_finite(
 
 def _facts(asking: Importing, store: Store) -> CacheFacts:
     """What the shards and the section of the pipeline file say."""
-    widths = dict[PartName, int]()
+    widths = dict[Part, int]()
     for question in asking.questions:
         key = store.key(asking.full(asking.corpus.facts.blocks[0], question))
         with safe_open(store.path(key), framework="pt") as shard:
-            widths[question.part] = shard.get_slice("values").get_shape()[1]
-    logits = next((file for file in asking.spec.files if file.part == "logits"), None)
+            widths[question.what] = shard.get_slice("values").get_shape()[1]
+    dims = _dims(asking.spec, widths)
     return CacheFacts(
         teacher=asking.teacher,
         tokenizer=asking.corpus.facts.tokenizer,
         dtype=asking.dtype,
         difference=None,
-        embedding_width=widths.get("embedding", 0),
-        hidden_width=0,
-        layers=0,
-        heads=0,
-        classes=() if logits is None else logits.names,
-        problem=None if logits is None else logits.problem,
-        relative=False,
+        embedding_width=dims.embedding,
+        hidden_width=dims.hidden,
+        layers=dims.layers,
+        heads=dims.heads,
+        classes=dims.classes,
+        problem=dims.problem,
+        relative=dims.relative,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
     )

@@ -15,6 +15,7 @@ from kdpipe.augment import AugmentationSpec
 from kdpipe.config import Frozen, MisplacedError, Name, decode, nearest, read_yaml
 from kdpipe.errors import UsageError
 from kdpipe.objectives import AnyObjective, MatchLogits
+from kdpipe.parts import Part, listed
 from kdpipe.sources import Source
 from kdpipe.students import FromTeacher, StudentModel
 from kdpipe.targets import Imported, MaskedTokens, Target
@@ -123,7 +124,7 @@ class CacheSpec(Frozen):
         for key in ("teacher", "targets", "dtype", "tokens_per_batch"):
             if key in self.model_fields_set:
                 raise ValueError(f"key {key!r} is about a teacher that is run: 'files' need none")
-        for part in (parts := [file.part for file in self.files]):
+        for part in (parts := [Part(file.part, file.layer) for file in self.files]):
             if parts.count(part) > 1:
                 raise ValueError(f"two of 'files' have {part}: make another cache of one of them")
         return self
@@ -289,12 +290,12 @@ class Pipeline(Frozen):
         for objective in student.objectives:
             asked = objective.averaged or (objective.cache or first,)
             for cache in asked if objective.from_teacher else ():
-                there = [file.part for file in self.caches[cache].files] if cache else []
-                if there and objective.part_of_rows not in there:
+                there = [file.what for file in self.caches[cache].files] if cache else []
+                if there and not objective.learns_from & {part.name for part in there}:
                     raise MisplacedError(
                         ("students", name, "objectives"),
                         f"students.{name}.objectives: {objective.kind!r} has nothing to learn from"
-                        f" in cache {cache!r}, whose files have {' and '.join(there)}",
+                        f" in cache {cache!r}, whose files have {listed(frozenset(there))}",
                     )
 
 

@@ -48,29 +48,37 @@ def build_student(
     model = spec.model.build(teacher if alike else None, tokenizer)
     if spec.head is not None:
         origins = [spec.model.headed(spec.head.kind), teacher if alike else None]
-        of_files = imported is not None and spec.head.kind == "sequence" and imported.classes
+        of_files = imported is not None and _is_about(spec.head, imported) and imported.classes
         return _with_head(spec.head, model, teacher, origins, of_files or labels)
     pooler = getattr(model, "pooler", None)
     if pooler is not None:
         # Kept because loaders expect it, but no output of an encoder passes through it.
         pooler.requires_grad_(False)
     theirs = imported if teacher is None else teacher.dims
-    if theirs is None or not theirs.embedding:
+    if theirs is None or not (theirs.embedding or theirs.layers):
         raise UsageError(
-            "a student without embeddings to learn from learns labels or logits: give it a 'head'"
+            "a student without embeddings or states to learn from learns labels or logits: give it"
+            " a 'head'"
         )
     head, inherited = HeadSpec(), list[Dense]()
     if teacher is not None:
         head = HeadSpec(teacher.head.pooling, teacher.head.include_prompt, teacher.head.normalize)
         inherited = [layer for layer in teacher.dense if isinstance(layer, Dense)]
     student = Encoder(model, head, [])
-    wanted = spec.embedding_size or theirs.embedding
     width = student.dims.embedding
+    wanted = spec.embedding_size or theirs.embedding or width
     if inherited and inherited[0].linear.in_features == width and wanted == theirs.embedding:
         student = Encoder(model, head, [_copy(layer) for layer in inherited])
     elif width != wanted:
         student = Encoder(model, head, [Dense(width, wanted, activation="Identity")])
     return student
+
+
+def _is_about(head: Head, imported: Dims) -> bool:
+    """Whether logits in files are of such a head."""
+    if head.kind == "sequence":
+        return imported.problem not in {"token", "span"}
+    return imported.problem == head.kind
 
 
 def _with_head(

@@ -295,14 +295,19 @@ def _refuse_non_finite(
     bad = storage.not_finite(kept)
     if not bool(bad.any()):
         return
-    starts = corpus.block(item.index).starts_of(question.what)
-    found = np.unique(np.searchsorted(starts[1:], bad.nonzero().flatten().numpy(), side="right"))
-    rows = [item.block.first_row + int(row) for row in found[:5]]
+    rows = rows_of(bad, question.what, item, corpus)
     raise NonFiniteError(
-        f"{question.name} is NaN or Inf for {len(found)} rows of block {item.index} (rows"
-        f" {rows} ...): keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take these"
-        " rows out"
+        f"{question.name} is NaN or Inf for {len(rows)} rows of block {item.index} (rows"
+        f" {rows[:5]} ...): keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take"
+        " these rows out"
     )
+
+
+def rows_of(bad: Tensor, part: Part, item: Todo, corpus: Corpus) -> list[int]:
+    """The rows of the corpus that some vectors of a part, `bad` [V] bool of a block's, are of."""
+    starts = corpus.block(item.index).starts_of(part)
+    found = np.unique(np.searchsorted(starts[1:], bad.nonzero().flatten().numpy(), side="right"))
+    return [item.block.first_row + row for row in found.tolist()]
 
 
 def seconds_per_token(asking: Asking, todo: list[Todo], encoder: Encoder) -> float:

@@ -76,7 +76,7 @@ class Terms(nn.Module):
             if not needs <= provided[name]:
                 raise ArtifactError(
                     f"cache {name!r} lacks {listed(needs - provided[name])}, which the objectives"
-                    " need: add the targets to the cache and run 'kdpipe cache-teacher'"
+                    " need: add them to its targets or files and run 'kdpipe cache-teacher'"
                 )
 
     def forward(

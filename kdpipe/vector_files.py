@@ -1,7 +1,8 @@
 """Vectors of the user's own in a file, and which of them belongs to which row of a corpus.
 
-Legend: R rows of the corpus, V vectors of the file, D numbers in each. Arrays are mapped and never
-read as a whole. Tables are unpacked into a scratch file, since their rows may have any order.
+Legend: R rows of the corpus, F rows of the file, V vectors of the file, D numbers in each. Arrays
+are mapped and never read as a whole. Tables are unpacked into a scratch file, since their rows may
+have any order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kdpipe.errors import ArtifactError
 from kdpipe.sources.columns import Columns
 from kdpipe.sources.formats import damage_named, first_line, read_batches, records
 from kdpipe.targets.imported import TABLES, Imported
+from kdpipe.token_vectors import check_counts, flattened, is_list, starts_of
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -34,10 +36,9 @@ Batch = Mapping[str, pa.Array]
 
 _NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _NUMBERS |= {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
-_CHUNK = 1024
-"""Vectors of a table that are in memory at a time."""
+_CHUNK, _RAGGED_CHUNK = 1024, 32
+"""Rows of a table that are in memory at a time: with one vector each, and with several."""
 _SHOWN = 5
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 @dataclass(frozen=True)
@@ -47,39 +48,59 @@ class Vectors:
     values: Tensor
     """[V, D], mapped."""
     place: Integers | None
-    """[R]: which vector is that of a row; None: both have the same order."""
+    """[R]: which row of the file is about a row; None: both have the same order."""
+    starts: Integers | None = None
+    """[F + 1]: where each row of the file begins in `values`; None: each has one vector."""
 
     def of(self, first: int, rows: int) -> Tensor:
-        """[rows, D] fp32: those of the rows from `first` on."""
-        if self.place is None:
-            return self.values[first : first + rows].float()
-        return self.values[torch.from_numpy(self.place[first : first + rows])].float()
+        """[rows, D] fp32, or of several vectors a row [V, D]: those of the rows from `first` on."""
+        place = self._place[first : first + rows]
+        if self.starts is not None:
+            counts = self.counts[first : first + rows]
+            skipped = self.starts[place] - (np.cumsum(counts) - counts)
+            place = np.arange(counts.sum()) + np.repeat(skipped, counts)
+        return self.values[torch.from_numpy(place)].float()
+
+    @functools.cached_property
+    def counts(self) -> Integers:
+        """[R]: vectors of each row."""
+        if self.starts is None:
+            return np.ones(len(self._place), np.int64)
+        counts: Integers = np.diff(self.starts)[self._place]
+        return counts
+
+    @functools.cached_property
+    def _place(self) -> Integers:
+        rows = len(self.values) if self.starts is None else len(self.starts) - 1
+        return np.arange(rows) if self.place is None else self.place
 
 
 def open_vectors(file: Imported, root: Path, corpus: Corpus, scratch: Path) -> Vectors:
-    """One vector for each row of `corpus`; a table is unpacked in the folder `scratch`.
+    """The vectors of each row of `corpus`; a table is unpacked in the folder `scratch`.
 
     Raises:
-        ArtifactError: not there, damaged, no vectors, or not one for each row of the corpus.
+        ArtifactError: not there, damaged, no vectors, or not one for each row of the corpus, or
+            for each of its tokens or words.
     """
     path = present(file, root)
     if file.suffix not in TABLES:
-        return _array(path, corpus)
+        return _array(file, path, corpus)
     io.make_folder(scratch)
     with tempfile.TemporaryFile(dir=scratch) as unpacked:
-        width, place = _unpack(file, path, corpus, unpacked)
+        table = _unpack(file, path, corpus, unpacked)
         unpacked.flush()
         # The space is free again as soon as nothing maps it.
-        mapped = np.memmap(unpacked, np.float32, "c", shape=(int(place.max()) + 1, width))
-    return Vectors(torch.from_numpy(mapped), place)
+        shape = (table.vectors, table.width)
+        mapped = np.memmap(unpacked, np.float32, "c", shape=shape)
+    return Vectors(torch.from_numpy(mapped), table.place, table.starts)
 
 
 def width_of(file: Imported, root: Path, corpus: Corpus) -> int:
     """D, without writing anything; raises as `open_vectors` does."""
     path = present(file, root)
     if file.suffix in TABLES:
-        return _unpack(file, path, corpus, None)[0]
-    return _array(path, corpus).values.shape[1]
+        return _unpack(file, path, corpus, None).width
+    return _array(file, path, corpus).values.shape[1]
 
 
 def present(file: Imported, root: Path) -> Path:
@@ -90,10 +111,15 @@ def present(file: Imported, root: Path) -> Path:
     return path
 
 
-def _array(path: Path, corpus: Corpus) -> Vectors:
+def _array(file: Imported, path: Path, corpus: Corpus) -> Vectors:
     """Vectors in a `.npy` or `.safetensors` file."""
+    several = file.about != "row"
+    rows = lengths = starts = None
     try:
-        values, rows = (_npy(path), None) if path.suffix.lower() == ".npy" else _tensors(path)
+        if file.suffix == ".npy":
+            values = _npy(path)
+        else:
+            values, rows, lengths = _tensors(path, lengths=several)
     except (ValueError, TypeError, EOFError, SafetensorError) as error:
         reason = first_line(error)
         raise ArtifactError(f"{path} cannot be read ({reason}): write it again") from None
@@ -104,20 +130,33 @@ def _array(path: Path, corpus: Corpus) -> Vectors:
             " row: write it as [rows, width]"
         )
     values = values.reshape(len(values), -1)
+    if lengths is not None:
+        starts = starts_of(path, lengths, len(values))
+    place = None
+    there = len(values) if starts is None else len(starts) - 1
     if rows is None:
-        _refuse_other_count(path, len(values), corpus)
-        return Vectors(values, None)
-    if rows.dtype.kind != "i" or rows.shape != values.shape[:1]:
+        _refuse_other_count(path, there, corpus, several=several)
+    else:
+        place = _numbered(path, rows, there, corpus, several=several)
+    vectors = Vectors(values, place, starts)
+    if several:
+        check_counts(path, vectors.counts, corpus, file.about)
+    return vectors
+
+
+def _numbered(path: Path, rows: Array, there: int, corpus: Corpus, *, several: bool) -> Integers:
+    """[R]: which row of the file is about a row of the corpus, told by its tensor `rows`."""
+    if rows.dtype.kind != "i" or rows.shape != (there,):
         raise ArtifactError(
-            f"{path} has {len(values)} vectors, but 'rows' is {rows.dtype} of the shape"
-            f" {[*rows.shape]}: give each vector the number of its row, as int64"
+            f"{path} has {there} {_things(several)}, but 'rows' is {rows.dtype} of the shape"
+            f" {[*rows.shape]}: give each the number of its row, as int64"
         )
     where, place = f"{path}: tensor 'rows'", np.full(corpus.facts.rows, -1)
     numbers = rows.astype(np.int64)
     _refuse_outside(where, numbers, corpus)
     _refuse_repeated(where, numbers, _put(place, numbers, 0))
     _refuse_missing(path, place, corpus)
-    return Vectors(values, place)
+    return place
 
 
 def _npy(path: Path) -> Tensor:
@@ -125,80 +164,117 @@ def _npy(path: Path) -> Tensor:
     return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
 
 
-def _tensors(path: Path) -> tuple[Tensor, Array | None]:
-    """`values`, and `rows` where there are any."""
+def _tensors(path: Path, *, lengths: bool) -> tuple[Tensor, Array | None, Array | None]:
+    """`values`, `rows` where there are any, and `lengths` where they are asked for."""
     with safe_open(path, framework="pt") as tensors:
         names = [*tensors.keys()]
         if "values" not in names:
             raise ArtifactError(
                 f"{path} has no tensor 'values', but {', '.join(names)}: rename the right one"
             )
+        if lengths and "lengths" not in names:
+            raise ArtifactError(
+                f"{path} has no tensor 'lengths': write how many of the vectors each row has, as"
+                " int64"
+            )
         rows = tensors.get_tensor("rows").numpy() if "rows" in names else None
-        return tensors.get_tensor("values"), rows
+        counts = tensors.get_tensor("lengths").numpy() if lengths else None
+        return tensors.get_tensor("values"), rows, counts
 
 
-def _unpack(
-    file: Imported, path: Path, corpus: Corpus, unpacked: IO[bytes] | None
-) -> tuple[int, Integers]:
-    """D, and [R] which of the vectors, written to `unpacked` as fp32, is that of each row."""
+@dataclass(frozen=True)
+class _Table:
+    """What a table turned out to be."""
+
+    width: int
+    vectors: int
+    """V: those that rows of the corpus have."""
+    place: Integers
+    """[R]: as `Vectors` has it."""
+    starts: Integers | None
+    """[F + 1]: as `Vectors` has it."""
+
+
+def _unpack(file: Imported, path: Path, corpus: Corpus, unpacked: IO[bytes] | None) -> _Table:
+    """What a table has; its vectors, those of the corpus, are written to `unpacked` as fp32."""
     key_of_row = np.arange(corpus.facts.rows)
     find = functools.partial(_by_number, file, path, corpus)
     if file.text_column is not None:
-        texts, key_of_row = np.unique(corpus.text_digests, return_inverse=True)
+        texts, key_of_row = _texts(file, path, corpus)
         find = functools.partial(_by_text, file, path, corpus, texts)
     place = np.full(int(key_of_row.max()) + 1, -1)
+    lengths = [np.empty(0, np.int64)]
     read = written = width = 0
     with damage_named(path):
         for batch in _chunks(path, file):
             column = batch[file.value_column]
             there = column.is_valid().to_numpy(zero_copy_only=False)
-            vectors = _vectors(column, f"{path}: column {file.value_column!r}", read, width)
+            what, rows = f"{path}: column {file.value_column!r}", read + 1 + np.flatnonzero(there)
+            column, counts = column.drop_null(), np.ones(len(rows), np.int64)
+            if file.about != "row":
+                column, counts = flattened(column, what, rows)
+            vectors = _vectors(column, what, np.repeat(rows, counts), width)
             width = vectors.shape[1]
             keys = np.where(there, find(batch, read), -1)
             kept = _put(place, keys, written)
             if file.text_column is None:
                 _refuse_repeated(f"{path}: column {file.id_column!r}", keys, kept)
             if unpacked is not None:
-                unpacked.write(vectors[kept[there]].tobytes())
+                unpacked.write(vectors[np.repeat(kept[there], counts)].tobytes())
+            lengths.append(counts[kept[there]])
             read, written = read + len(keys), written + int(kept.sum())
+    several = file.about != "row"
     if file.id_column is None and file.text_column is None:
-        _refuse_other_count(path, read, corpus)
+        _refuse_other_count(path, read, corpus, several=several)
     place = place[key_of_row]
     _refuse_missing(path, place, corpus)
-    return width, place
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    if several:
+        check_counts(path, np.diff(starts)[place], corpus, file.about)
+    return _Table(width, int(starts[-1]), place, starts if several else None)
+
+
+def _texts(file: Imported, path: Path, corpus: Corpus) -> tuple[Array, Integers]:
+    """The different texts of the corpus, and [R] which of them each row has."""
+    texts, of_row = np.unique(corpus.text_digests, return_inverse=True)
+    if file.about != "row" and len(texts) < len(of_row):
+        raise ArtifactError(
+            f"{path}: {corpus.folder} has a text in several rows (deduplicate: false, or windows of"
+            f" a context), which may differ in {file.about}s: find rows by id_column"
+        )
+    return texts, of_row
 
 
 def _chunks(path: Path, file: Imported) -> Iterator[Batch]:
     """The columns that matter, some rows at a time, also where a batch has more."""
     keys = (file.id_column, file.text_column, file.text_pair_column)
     needed = dict.fromkeys([*(key for key in keys if key is not None), file.value_column])
-    for batch in read_batches(path, [*needed]):
-        for first in range(0, len(batch[file.value_column]), _CHUNK):
-            yield {name: column.slice(first, _CHUNK) for name, column in batch.items()}
+    rows = _CHUNK if file.about == "row" else _RAGGED_CHUNK
+    for batch in read_batches(path, [*needed], rows=rows):
+        for first in range(0, len(batch[file.value_column]), rows):
+            yield {name: column.slice(first, rows) for name, column in batch.items()}
 
 
-def _vectors(column: pa.Array, what: str, read: int, width: int) -> Array:
-    """[valid rows, D] fp32; `width` is that of the rows before, 0 where there are none."""
-    lists = any(check(column.type) for check in _LISTS)
-    there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    valid = column.drop_null()
-    numbers = valid.flatten() if lists else valid
+def _vectors(column: pa.Array, what: str, rows: Integers, width: int) -> Array:
+    """[V, D] fp32 of vectors in rows of these numbers; `width` is that of those before, or 0."""
+    lists = is_list(column.type)
+    numbers = column.flatten() if lists else column
     if not (pa.types.is_floating(numbers.type) or pa.types.is_integer(numbers.type)):
         raise ArtifactError(
             f"{what} is {column.type}, not lists of numbers: choose another value_column"
         )
-    lengths = np.ones(len(there), np.int64)
+    lengths = np.ones(len(rows), np.int64)
     if lists:
-        lengths = pa.compute.list_value_length(valid).to_numpy(zero_copy_only=False)
+        lengths = pa.compute.list_value_length(column).to_numpy(zero_copy_only=False)
     wanted = width or (int(lengths[0]) if len(lengths) else 0)
     wrong = np.flatnonzero((lengths != wanted) | (lengths == 0))
     if len(wrong):
-        row, found = read + int(there[wrong[0]]) + 1, int(lengths[wrong[0]])
+        row, found = int(rows[wrong[0]]), int(lengths[wrong[0]])
         rest = f", those before it have {wanted}" if found else ""
         raise ArtifactError(f"{what}: row {row} has {found} numbers{rest}: mend the file")
     with np.errstate(over="ignore"):
         values = numbers.to_numpy(zero_copy_only=False).astype(np.float32)
-    return np.asarray(values.reshape(len(there), wanted))
+    return np.asarray(values.reshape(len(rows), wanted))
 
 
 def _by_number(file: Imported, path: Path, corpus: Corpus, batch: Batch, read: int) -> Integers:
@@ -268,13 +344,17 @@ def _refuse_repeated(where: str, numbers: Integers, kept: npt.NDArray[np.bool_])
         raise ArtifactError(f"{where} names row {repeated[0]} twice: keep one vector for each row")
 
 
-def _refuse_other_count(path: Path, found: int, corpus: Corpus) -> None:
+def _things(several: bool) -> str:
+    return "lists of vectors" if several else "vectors"
+
+
+def _refuse_other_count(path: Path, found: int, corpus: Corpus, *, several: bool) -> None:
     facts = corpus.facts
     if found != facts.rows:
         raise ArtifactError(
-            f"{path} has {found} vectors, {corpus.folder} has {facts.rows} rows (blank texts and"
-            f" {facts.duplicates} repeated ones were left out): set deduplicate: false for it, or"
-            " find rows by id_column or text_column of a table"
+            f"{path} has {found} {_things(several)}, {corpus.folder} has {facts.rows} rows (blank"
+            f" texts and {facts.duplicates} repeated ones were left out): set deduplicate: false"
+            " for it, or find rows by id_column or text_column of a table"
         )
 
 

@@ -269,7 +269,7 @@ def test_dvc_tracks_the_files(here: Path, capsys: Capture) -> None:
     ("files", "wanted"),
     [
         ("{file: v.npy}", "caches.mine.files.0: key 'part' is required"),
-        ("{part: hidden, file: v.npy}", "Input should be 'embedding' or 'logits', found 'hidden'"),
+        ("{part: states, file: v.npy}", "Input should be 'embedding', 'logits', 'hidden', 'query'"),
         (
             "{part: embedding, file: v.csv}",
             "v.csv: unknown format '.csv': allowed: .npy, .safetensors, .parquet, .arrow",
@@ -354,5 +354,6 @@ def test_a_student_of_logits_needs_a_head(here: Path, capsys: Capture) -> None:
     run("tokenize", "cache-teacher")
     capsys.readouterr()
     assert fails(capsys, ["train", str(FILE)], 2) == (
-        "a student without embeddings to learn from learns labels or logits: give it a 'head'"
+        "a student without embeddings or states to learn from learns labels or logits: give it a"
+        " 'head'"
     )

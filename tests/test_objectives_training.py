@@ -112,7 +112,7 @@ def test_projections_with_a_rate_of_their_own_resume_to_the_bit():
          "objective 'logits': the student has no logits: give the student a head"),
         ({"kind": "relation", "layers": {1: 1}}, None, ArtifactError,
          "cache 'said' lacks key of layer 1, query of layer 1, value of layer 1, which the"
-         " objectives need: add the targets to the cache and run 'kdpipe cache-teacher'"),
+         " objectives need: add them to its targets or files and run 'kdpipe cache-teacher'"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_said_before_the_first_step(objective, head, kind, message):

@@ -209,7 +209,7 @@ def test_rows_that_are_none_or_come_twice(here: Path, capsys: Capture) -> None:
         kind = str(numbers.dtype).removeprefix("torch.")
         assert line == (
             f"v.safetensors has 40 vectors, but 'rows' is {kind} of the shape [{len(numbers)}]:"
-            " give each vector the number of its row, as int64"
+            " give each the number of its row, as int64"
         )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.activations import Activations
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 _SUMMED = {"mse_sum", "ce_mean"}
 
@@ -30,6 +30,11 @@ class MatchAttention(Objective):
     cross-entropy of distributions; `ce_mean`: of the mean over heads. The two over all heads allow
     for different numbers of heads."""
 
+    @property
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"query", "key"})
+
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""
         return "tokens"
@@ -37,6 +42,11 @@ class MatchAttention(Objective):
     def needs(self, pair: Pairing) -> tuple[Needs, Needs]:
         """Queries and keys of both; raises UsageError where heads differ in number."""
         mine, theirs = pair.student.heads, pair.teacher.heads
+        if not theirs:
+            raise UsageError(
+                "objective 'attention': files do not tell how many heads the teacher has: use"
+                " kind: relation, pairs: {query-key: 1.0}"
+            )
         if mine != theirs and self.loss not in _SUMMED:
             raise UsageError(
                 f"objective 'attention': loss {self.loss!r} needs equal numbers of heads, the"

@@ -5,18 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field
 
 from kdpipe.config import Frozen, Name
+from kdpipe.parts import PartName
 from kdpipe.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.activations import Activations, Dims
-    from kdpipe.parts import Needs, PartName
+    from kdpipe.parts import Needs
 
 Unit = Literal["rows", "tokens", "masked", "words", "labels"]
 """What a loss can be a mean over: rows, tokens, masked tokens, words, or what has a label."""
@@ -85,9 +86,9 @@ class Objective(Frozen, ABC):
         return True
 
     @property
-    def part_of_rows(self) -> PartName | None:
-        """Which part about rows it learns from; None: from others, which files cannot have."""
-        return None
+    def learns_from(self) -> frozenset[PartName]:
+        """Parts of a teacher, at least one of which it needs; all, where a class does not say."""
+        return frozenset(get_args(PartName))
 
     @property
     def averaged(self) -> Mapping[str, float]:

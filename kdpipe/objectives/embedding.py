@@ -23,9 +23,9 @@ class MatchEmbedding(Objective):
     `similarity`: squared error between the batch's two matrices of cosines."""
 
     @property
-    def part_of_rows(self) -> PartName | None:
-        """Which part about rows it learns from."""
-        return "embedding"
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"embedding"})
 
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""

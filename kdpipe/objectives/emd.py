@@ -14,7 +14,7 @@ from kdpipe.parts import Part
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 
 class MatchManyLayers(Objective):
@@ -30,6 +30,11 @@ class MatchManyLayers(Objective):
     `linear`, with `relu` or `tanh` behind it, or `none` where the widths are equal."""
     learning_rate: PositiveFloat | None = None
     """Of the maps; None: that of the student."""
+
+    @property
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"hidden"})
 
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 
 class MatchHidden(Objective):
@@ -38,6 +38,11 @@ class MatchHidden(Objective):
     """One map for all pairs of layers, as in TinyBERT's code, in place of one for each."""
     learning_rate: PositiveFloat | None = None
     """Of the maps; None: that of the student."""
+
+    @property
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"hidden"})
 
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""

@@ -54,9 +54,9 @@ class MatchLabels(Objective):
         return True
 
     @property
-    def part_of_rows(self) -> PartName | None:
-        """Which part about rows it learns from."""
-        return "logits"
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"logits", "token_logits"})
 
     def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over."""

@@ -93,9 +93,9 @@ class MatchLogits(Objective):
         return self.probability_shift
 
     @property
-    def part_of_rows(self) -> PartName | None:
-        """Which part about rows it learns from."""
-        return "logits"
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"logits", "token_logits"})
 
     def unit(self, pair: Pairing) -> Literal["rows", "words"]:
         """What the loss is a mean over."""

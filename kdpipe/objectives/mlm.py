@@ -12,7 +12,7 @@ from kdpipe.objectives.base import Objective, Pairing, Seen, Unit
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 
 class MatchMasked(Objective):
@@ -23,6 +23,11 @@ class MatchMasked(Objective):
     """Divides the logits of both; above or below 1 only the tokens that were kept count."""
     scale_by_temperature_squared: bool = True
     """Multiply by T^2, so that the gradient does not shrink with the temperature."""
+
+    @property
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"masked_logits"})
 
     def unit(self, pair: Pairing) -> Unit:
         """What the loss is a mean over: the tokens that the cache has an answer for."""

@@ -38,6 +38,11 @@ class MatchRelation(Objective):
     reduction: Literal["token", "sequence"] = "token"
     """`token`: every token counts the same; `sequence`: every row counts the same."""
 
+    @property
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"query", "key", "value"})
+
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""
         return "tokens" if self.reduction == "token" else "rows"

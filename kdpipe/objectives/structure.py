@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.activations import Activations
-    from kdpipe.parts import Needs
+    from kdpipe.parts import Needs, PartName
 
 
 class MatchStructure(Objective):
@@ -42,6 +42,11 @@ class MatchStructure(Objective):
         if self.loss == "nst" and self.projection != "none":
             raise ValueError("loss 'nst' compares any two widths: leave projection out")
         return self
+
+    @property
+    def learns_from(self) -> frozenset[PartName]:
+        """What files must have for it."""
+        return frozenset({"hidden"})
 
     def unit(self, pair: Pairing) -> Literal["rows", "tokens"]:
         """What the loss is a mean over."""

@@ -181,9 +181,11 @@ def _require(
 
 
 def read_batches(
-    path: Path, needed: Sequence[str], optional: Collection[str] = ()
+    path: Path, needed: Sequence[str], optional: Collection[str] = (), rows: int = _BATCH
 ) -> Iterator[dict[str, pa.Array]]:
     """Columns of a `.parquet` or `.arrow` file, batch by batch, with bounded memory.
+
+    A batch of a `.parquet` file has `rows` rows, one of an `.arrow` file is as it was written.
 
     Raises:
         ArtifactError: a column that is not there, or there twice.
@@ -192,7 +194,7 @@ def read_batches(
         # Otherwise a whole row group is read at a time.
         with pa.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
             wanted = _require(file.schema_arrow.names, needed, optional, str(path))
-            yield from _checked(file.iter_batches(batch_size=_BATCH, columns=wanted), wanted)
+            yield from _checked(file.iter_batches(batch_size=rows, columns=wanted), wanted)
         return
     with pa.memory_map(str(path)) as source:
         is_file = source.read(6) == b"ARROW1"
