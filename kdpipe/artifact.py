@@ -21,7 +21,8 @@ MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 
 PartName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"),
 ]
 
 
@@ -29,7 +30,7 @@ class Part(Frozen):
     """One file of an artifact."""
 
     name: PartName
-    """Path inside the folder, at most one level deep."""
+    """Path inside the folder, at most two levels deep."""
     bytes: int = Field(ge=0)
     digest: str
     """`xxh3_128:<hex>` or `sha256:<hex>`."""

@@ -7,6 +7,7 @@ one before it does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,16 @@ from kdpipe import artifact, io
 from kdpipe.errors import ArtifactError
 from kdpipe.optimizer import memory_of, remember
 from kdpipe.train import Progress, Run
+from kdpipe.train_spec import TrainSpec
 
 STATE = "state.json"
 _KEPT = 2
+
+
+def steps_between(spec: TrainSpec, total: int) -> int:
+    """How many steps there are from one save to the next."""
+    share = round(spec.save_steps * total, 6)  # 7 % of 100 is a little more than 7
+    return math.ceil(share) if spec.save_steps < 1 else int(spec.save_steps)
 
 
 def save(folder: Path, run: Run, log: dict[str, Any]) -> None:

@@ -35,8 +35,9 @@ def find_model(
     """
     folder = Path(model)
     if not folder.is_dir():
-        if folder.parts[:2] == ("artifacts", "students"):
-            raise ArtifactError(f"{model} is not made yet: run 'kdpipe train' for {folder.name!r}")
+        made = folder.parts
+        if made[:2] == ("artifacts", "students") and made[2:]:
+            raise ArtifactError(f"{model} is not made yet: run 'kdpipe train' for {made[2]!r}")
         carried = _in_package(package) if package else None
         folder = carried or _from_hub(model, revision, package)
     _screen(folder)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe import checkpoint, stop, student, train
+from kdpipe import checkpoint, snapshots, stop, student, train
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
@@ -57,6 +57,8 @@ class Job:
     teacher: Teacher | None
     tokenizer: Tokenizer
     log: Log
+    snapshots: list[Path] = field(default_factory=list)
+    """Models that were kept at saves, once the run has ended."""
 
 
 def prepare(
@@ -115,6 +117,7 @@ def carry_out(job: Job, runs: Path) -> int | None:
     spec, run = job.spec.train, job.run
     vars(job.log).update(checkpoint.resume(runs, run))
     total = train.total_steps(run)
+    every = checkpoint.steps_between(spec, total)
     if run.progress.step:
         say(f"continuing after step {run.progress.step} of {total}")
     done = run.progress.step
@@ -124,8 +127,10 @@ def carry_out(job: Job, runs: Path) -> int | None:
             full = last or step.number % spec.logging_steps == 0 or step.measured is not None
             job.log.add(step, full=full)
             bar.advance(1, note=_note(step))
-            wish = signal()
-            if wish is not None or (step.number % spec.save_steps == 0 and not last):
+            wish, saves = signal(), step.number % every == 0
+            if saves:
+                snapshots.take(runs, run, job.tokenizer)
+            if wish is not None or (saves and not last):
                 checkpoint.save(runs, run, vars(job.log))
             if wish is not None and not last:
                 return wish
@@ -134,6 +139,7 @@ def carry_out(job: Job, runs: Path) -> int | None:
             say(f"{steps} overflowed fp16 and were left out")
         # The result is still to be written: a full disk there must not cost the training.
         checkpoint.save(runs, run, vars(job.log))
+    job.snapshots[:] = snapshots.taken(runs)
     return None
 
 

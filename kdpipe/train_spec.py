@@ -53,8 +53,12 @@ class TrainSpec(Frozen):
     torch_compile: bool = False
     eval_steps: PositiveInt | None = None
     """Measure the held-out rows every so many steps; None: once an epoch."""
-    save_steps: PositiveInt = 500
-    """Checkpoint every so many steps, speed only."""
+    save_steps: PositiveInt | Annotated[float, Field(gt=0.0, lt=1.0)] = 500
+    """Save every so many steps, below 1 a share of all steps, to continue a run from there;
+    speed only, but for `save_total_limit`."""
+    save_total_limit: PositiveInt | None = 1
+    """At how many of the last saves the student is kept as a model of its own: 1 keeps none beside
+    the student itself, None keeps all."""
     logging_steps: PositiveInt = 10
     """One line in `steps.tsv` every so many steps."""
     metric_for_best_model: Literal["eval_loss", "eval_cosine"] = "eval_loss"

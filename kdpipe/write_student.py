@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import kdpipe
-from kdpipe import artifact, card, io, plots
+from kdpipe import artifact, card, io, plots, snapshots
 from kdpipe.folder import write_model
 from kdpipe.job import Job, Line
 from kdpipe.nets.crf import FILE as CRF_FILE
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 KIND = "kdpipe.student"
 CARD = "README.md"
-_SPEED_ONLY = {"save_steps"}
 
 
 def student_identity(spec: StudentSpec) -> dict[str, Any]:
     """The part of a student's section that decides what it becomes."""
     identity = {key: value for key, value in spec.identity().items() if key != "evaluate"}
-    train = {key: value for key, value in identity["train"].items() if key not in _SPEED_ONLY}
-    return identity | {"train": train}
+    if spec.train.save_total_limit == 1:
+        # Then they only say how much of a run is lost when it is stopped.
+        train = {key: value for key, value in identity["train"].items() if key != "save_steps"}
+        identity |= {"train": train}
+    return identity
 
 
 def write_student(project: Project, name: str, job: Job, inputs: dict[str, str]) -> None:
@@ -58,6 +60,7 @@ def write_student(project: Project, name: str, job: Job, inputs: dict[str, str])
         prompt=facts.prompt,
     )
     files += _projections(folder, "", best or last)
+    files += snapshots.copy(job.snapshots, folder)
     io.write_file(folder / "steps.tsv", _tsv(job.log.lines).encode())
     io.write_file(folder / "loss.svg", plots.loss_picture(_columns(job.log.lines)))
     story = _story(project, name, job, inputs)

@@ -33,7 +33,7 @@ LAYERS = """
     dvc evaluate student teacher terms word_tokenizer write_corpus
     dry_run import_targets optimizer project
     train
-    checkpoint
+    checkpoint snapshots
     job
     predict subjects write_student
     cli
