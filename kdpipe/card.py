@@ -83,6 +83,8 @@ class CardFacts(Frozen):
     """What the student was before training, in words."""
     objectives: tuple[str, ...]
     """What it had to match, in words."""
+    trained_with: tuple[str, ...] = ()
+    """Students that have the same transformer."""
     steps: int
     kept_step: int
     """After which the weights are those in the folder."""
@@ -135,6 +137,7 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
         ),
         start=_words(student["model"]),
         objectives=tuple(_words(objective) for objective in student["objectives"]),
+        trained_with=tuple(story.get("trained_with", ())),
         crf=(folder / CRF_FILE).is_file(),
         model_type=str(read_json(folder / "config.json").get("model_type", "")),
         table=table,
@@ -350,6 +353,7 @@ def _making(facts: CardFacts) -> str:
         f"- Texts: {facts.rows:,} with {facts.tokens:,} tokens; {facts.held_out:,} were held out",
         f"- Start: {facts.start}",
         *(f"- Objective: {objective}" for objective in facts.objectives),
+        *(f"- Same transformer, trained in turn: {name}" for name in facts.trained_with),
         f"- Training: {facts.steps:,} steps, the weights are those after step {facts.kept_step:,}",
         "- All settings and digests: `kdpipe.json`",
     ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from kdpipe import artifact, io
 from kdpipe.errors import ArtifactError
 from kdpipe.optimizer import memory_of, remember
-from kdpipe.train import Progress, Run
+from kdpipe.train import Progress, Training
 from kdpipe.train_spec import TrainSpec
 
 STATE = "state.json"
@@ -33,7 +33,7 @@ def steps_between(spec: TrainSpec, total: int) -> int:
     return math.ceil(share) if spec.save_steps < 1 else int(spec.save_steps)
 
 
-def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
+def save(folder: Path, run: Training, log: dict[str, Any]) -> None:
     """Write a checkpoint of `run` and its log, then drop all but the newest ones."""
     target = folder / f"step-{run.progress.step:08d}"
     io.remove(target)
@@ -52,7 +52,7 @@ def save(folder: Path, run: Run, log: dict[str, Any]) -> None:
         io.remove(old)
 
 
-def resume(folder: Path, run: Run) -> dict[str, Any]:
+def resume(folder: Path, run: Training) -> dict[str, Any]:
     """Bring `run` to its newest valid checkpoint; its log, {} where there is none."""
     for target in reversed(_found(folder)):
         try:

@@ -72,7 +72,7 @@ def stages(pipeline: Pipeline, path: Path, root: Path) -> dict[str, Stage]:
         ("augment", pipeline.augmentations, _augment),
         ("tokenize", pipeline.corpora, _tokenize),
         ("cache-teacher", pipeline.caches, _cache_teacher),
-        ("train", pipeline.students, _train),
+        ("train", dict.fromkeys(map(pipeline.trained_as, pipeline.students)), _train),
         ("evaluate", measured, _evaluate),
     ]
     return {f"{kind}-{name}": make(plan, name) for kind, names, make in parts for name in names}
@@ -133,20 +133,25 @@ def _cache_teacher(plan: _Plan, name: str) -> Stage:
     return _stage(plan, "cache-teacher", versions.CACHE_TEACHER, name, deps, keys, outs=outs)
 
 
-def _train(plan: _Plan, name: str) -> Stage:
-    spec = plan.pipeline.students[name]
-    corpus = plan.pipeline.corpora[spec.corpus_of(plan.pipeline.caches)]
-    read_by = [name for name in plan.pipeline.teachers if name == corpus.tokenizer]
-    asked = [plan.pipeline.caches[cache].teacher for cache in spec.caches]
-    teachers = [*dict.fromkeys(name for name in (*asked, *read_by) if name is not None)]
-    models = [plan.pipeline.teachers[teacher].model for teacher in teachers]
-    if isinstance(spec.model, FromCheckpoint):
-        models.append(spec.model.model)
-    deps = [*_inputs(plan, name), *(path for model in models for path in _folder(plan, model))]
-    deps += _given(plan, spec.model.files())
-    keys = [f"students.{name}", *(f"teachers.{teacher}" for teacher in teachers)]
-    outs = [f"artifacts/students/{name}/manifest.json"]
-    return _stage(plan, "train", versions.TRAIN, name, deps, keys, outs=outs)
+def _train(plan: _Plan, whole: str) -> Stage:
+    names = plan.pipeline.trained_in(whole)
+    deps, keys = list[str](), [f"students.{name}" for name in names]
+    keys += [f"bodies.{whole}"] if whole in plan.pipeline.bodies else []
+    for name in names:
+        spec = plan.pipeline.student(name)
+        corpus = plan.pipeline.corpora[spec.corpus_of(plan.pipeline.caches)]
+        read_by = [name for name in plan.pipeline.teachers if name == corpus.tokenizer]
+        asked = [plan.pipeline.caches[cache].teacher for cache in spec.caches]
+        teachers = [*dict.fromkeys(name for name in (*asked, *read_by) if name is not None)]
+        models = [plan.pipeline.teachers[teacher].model for teacher in teachers]
+        if isinstance(spec.model, FromCheckpoint):
+            models.append(spec.model.model)
+        deps += [*_inputs(plan, name), *(path for model in models for path in _folder(plan, model))]
+        deps += _given(plan, spec.model.files())
+        keys += [f"teachers.{teacher}" for teacher in teachers]
+    outs = [f"artifacts/students/{name}/manifest.json" for name in names]
+    keys = [*dict.fromkeys(keys)]
+    return _stage(plan, "train", versions.TRAIN, whole, deps, keys, outs=outs)
 
 
 def _evaluate(plan: _Plan, name: str) -> Stage:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe import checkpoint, snapshots, stop, student, train
+from kdpipe import checkpoint, multitask, snapshots, stop, student, train
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.join import join
+from kdpipe.multitask import Together
 from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
 from kdpipe.progress import Progress, say
 from kdpipe.terms import Terms
 from kdpipe.tokenizer import Tokenizer
-from kdpipe.train import Run, Step
+from kdpipe.train import Run, Step, Training
 
 if TYPE_CHECKING:
     from kdpipe.project import Project, Teacher
@@ -33,19 +35,25 @@ class Log:
 
     lines: list[Line] = field(default_factory=list)
     window: list[Line] = field(default_factory=list)
+    tokens: int = 0
+    """Of those steps."""
 
     def add(self, step: Step, *, full: bool) -> None:
         """Note a step; `full` ends the line: its losses are means over the steps since the last."""
-        losses = {"loss": step.loss} | step.losses
-        self.window.append(losses | {"grad_norm": step.grad_norm, "tokens": float(step.tokens)})
+        self.window.append({"loss": step.loss} | step.losses)
+        self.tokens += step.tokens
         if full:
             line = {"step": float(step.number), "epoch": round(step.epoch, 4)}
-            count = len(self.window)
-            line |= {name: sum(other[name] for other in self.window) / count for name in losses}
+            # Students that are trained in turn have losses of their own.
+            names = dict.fromkeys(name for other in self.window for name in other)
+            for name in names:
+                values = [other[name] for other in self.window if name in other]
+                line[name] = sum(values) / len(values)
             line |= {"learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
-            line["tokens"] = sum(other["tokens"] for other in self.window)
+            line["tokens"] = float(self.tokens)
             self.lines.append(line | (step.measured or {}))
             self.window.clear()
+            self.tokens = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,20 @@ class Job:
     """Models that were kept at saves, once the run has ended."""
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Students that share a body: their training as one, and the job of each."""
+
+    group: Together
+    each: dict[str, Job]
+    log: Log
+
+    def apart(self) -> dict[str, Job]:
+        """The job of each student at the end, with weights of its own."""
+        runs = multitask.apart(self.group)
+        return {name: replace(one, run=runs[name]) for name, one in self.each.items()}
+
+
 def prepare(
     project: Project, name: str, corpus: Corpus, caches: dict[str, Cache], device: str
 ) -> Job:
@@ -70,7 +92,7 @@ def prepare(
         UsageError: a student that cannot be built, or layers that do not exist.
         ArtifactError: a cache that lacks what an objective needs.
     """
-    spec = project.pipeline.students[name]
+    spec = project.pipeline.student(name)
     encoder, tokenizer = untrained(project, name, corpus)
     dims = {key: cache.dims for key, cache in caches.items()}
     student.check(spec, encoder, corpus.facts, labelled=_labelled(corpus))
@@ -98,7 +120,7 @@ def _labelled(corpus: Corpus) -> bool:
 
 def untrained(project: Project, name: str, corpus: Corpus) -> tuple[Encoder, Tokenizer]:
     """The student before its first step, and its tokenizer."""
-    spec, teacher = project.pipeline.students[name], project.teacher_of(name)
+    spec, teacher = project.pipeline.student(name), project.teacher_of(name)
     tokenizer = project.reading(spec.corpus_of(project.pipeline.caches)).tokenizer
     if tokenizer.fingerprint != corpus.facts.tokenizer:
         raise ArtifactError(
@@ -106,40 +128,93 @@ def untrained(project: Project, name: str, corpus: Corpus) -> tuple[Encoder, Tok
             f" run 'kdpipe tokenize {project.file}'"
         )
     loaded = None if teacher is None else teacher.load()
-    alike = teacher is None or teacher.tokenizer.fingerprint == tokenizer.fingerprint
-    labels, imported = corpus.facts.labels, project.imported_by(name)
-    built = student.build_student(spec, loaded, tokenizer, labels, alike=alike, imported=imported)
+    giver, body = project.giver_of(name, teacher), None
+    if giver is not None and giver != teacher:
+        body = student.build_body(spec, giver.load(), tokenizer, alike=_alike(giver, tokenizer))
+    built = student.build_student(
+        spec,
+        loaded,
+        tokenizer,
+        corpus.facts.labels,
+        alike=_alike(teacher, tokenizer),
+        imported=project.imported_by(name),
+        body=body,
+    )
     return built, tokenizer
+
+
+def _alike(teacher: Teacher | None, tokenizer: Tokenizer) -> bool:
+    """Whether a student reads its teacher's tokens."""
+    return teacher is None or teacher.tokenizer.fingerprint == tokenizer.fingerprint
+
+
+def prepare_together(
+    project: Project, body: str, inputs: Mapping[str, tuple[Corpus, dict[str, Cache]]], device: str
+) -> Jobs:
+    """All students that share a body, with what each is trained on; raises as `prepare` does."""
+    names = {corpus.facts.tokenizer: name for name, (corpus, _) in inputs.items()}
+    if len(names) > 1:
+        raise UsageError(
+            f"students {' and '.join(sorted(names.values()))} share body {body!r}, but their"
+            " corpora are read by different tokenizers: give all of them the same 'tokenizer'"
+        )
+    jobs = {name: prepare(project, name, *some, device) for name, some in inputs.items()}
+    for name, job in jobs.items():
+        if not len(train.rows_to_train(job.run)):
+            raise UsageError(f"student {name!r} has no rows to train on: lower 'validation'")
+    tau, log = project.pipeline.bodies[body].tau, Log()
+    group = multitask.together({name: job.run for name, job in jobs.items()}, tau)
+    each = {name: replace(job, run=group.runs[name], log=log) for name, job in jobs.items()}
+    return Jobs(group, each, log)
 
 
 def carry_out(job: Job, runs: Path) -> int | None:
     """Train from the last checkpoint in `runs` to the end; the signal that stopped it, if any."""
-    spec, run = job.spec.train, job.run
-    vars(job.log).update(checkpoint.resume(runs, run))
-    total = train.total_steps(run)
+    total, steps = train.total_steps(job.run), train.fit(job.run)
+    return _train(job.run, total, steps, job.log, runs, {runs: job})
+
+
+def carry_out_together(jobs: Jobs, runs: Path) -> int | None:
+    """As `carry_out`, for students that share a body."""
+    group, folders = jobs.group, {runs / name: job for name, job in jobs.each.items()}
+    total, steps = multitask.total_steps(group), multitask.fit(group)
+    return _train(group, total, steps, jobs.log, runs, folders)
+
+
+def _train(
+    training: Training,
+    total: int,
+    steps: Iterator[Step],
+    log: Log,
+    runs: Path,
+    kept: Mapping[Path, Job],
+) -> int | None:
+    """Take `steps` to the end; `kept` is where each student at its saves is kept."""
+    vars(log).update(checkpoint.resume(runs, training))
+    spec, done = training.spec, training.progress.step
     every = checkpoint.steps_between(spec, total)
-    if run.progress.step:
-        say(f"continuing after step {run.progress.step} of {total}")
-    done = run.progress.step
+    if done:
+        say(f"continuing after step {done} of {total}")
     with stop.deferred() as signal, Progress("train", total, "steps", done=done) as bar:
-        for step in train.fit(run):
+        for step in steps:
             last = step.number == total
             full = last or step.number % spec.logging_steps == 0 or step.measured is not None
-            job.log.add(step, full=full)
+            log.add(step, full=full)
             bar.advance(1, note=_note(step))
             wish, saves = signal(), step.number % every == 0
-            if saves:
-                snapshots.take(runs, run, job.tokenizer)
+            for folder, job in kept.items() if saves else ():
+                snapshots.take(folder, job.run, job.tokenizer)
             if wish is not None or (saves and not last):
-                checkpoint.save(runs, run, vars(job.log))
+                checkpoint.save(runs, training, vars(log))
             if wish is not None and not last:
                 return wish
-        if run.progress.skipped:
-            steps = f"{run.progress.skipped} of {run.progress.step} steps"
-            say(f"{steps} overflowed fp16 and were left out")
+        if training.progress.skipped:
+            skipped = f"{training.progress.skipped} of {training.progress.step} steps"
+            say(f"{skipped} overflowed fp16 and were left out")
         # The result is still to be written: a full disk there must not cost the training.
-        checkpoint.save(runs, run, vars(job.log))
-    job.snapshots[:] = snapshots.taken(runs)
+        checkpoint.save(runs, training, vars(log))
+    for folder, job in kept.items():
+        job.snapshots[:] = snapshots.taken(folder)
     return None
 
 

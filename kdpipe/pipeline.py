@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from kdpipe.augment import AugmentationSpec
+from kdpipe.bodies import BodySpec, check_bodies
 from kdpipe.config import Frozen, MisplacedError, Name, decode, nearest, read_yaml
 from kdpipe.errors import UsageError
 from kdpipe.objectives import AnyObjective, MatchLogits
 from kdpipe.parts import Part, listed
 from kdpipe.sources import Source
-from kdpipe.students import FromTeacher, StudentModel
+from kdpipe.students import FromTeacher, Shared, StudentModel
 from kdpipe.targets import Imported, MaskedTokens, Target
 from kdpipe.tasks import Fidelity, Task
 from kdpipe.train_spec import TrainSpec
@@ -262,7 +263,31 @@ class Pipeline(Frozen):
     teachers: dict[Name, TeacherSpec] = {}
     caches: dict[Name, CacheSpec] = {}
     students: dict[Name, StudentSpec] = {}
+    bodies: dict[Name, BodySpec] = {}
     augmentations: dict[Name, AugmentationSpec] = {}
+
+    def student(self, name: str) -> StudentSpec:
+        """The section of a student; of one that shares its body, with the body's settings."""
+        spec = self.students[name]
+        if not isinstance(spec.model, Shared):
+            return spec
+        body = self.bodies[spec.model.body]
+        return spec.model_copy(update={"model": body.model, "train": body.train})
+
+    def trained_as(self, name: str) -> str:
+        """What is trained as one with a student: the name of its body, else its own."""
+        model = self.students[name].model
+        return model.body if isinstance(model, Shared) else name
+
+    def trained_in(self, whole: str) -> tuple[str, ...]:
+        """The students that are trained as one: those of a body, or the one of this name."""
+        return tuple(name for name in self.students if self.trained_as(name) == whole)
+
+    def choose_students(self, names: list[str] | None) -> list[str]:
+        """The asked students, all where none is asked; a body's name is for all that share it."""
+        asked = choose({**self.students, **self.bodies}, names, "student")
+        each = (self.trained_in(name) if name in self.bodies else (name,) for name in asked)
+        return [*dict.fromkeys(name for some in each for name in some)]
 
     @model_validator(mode="after")
     def _names_exist(self) -> Pipeline:
@@ -276,6 +301,11 @@ class Pipeline(Frozen):
             for cache_name in student.caches:
                 _known(("students", name, "caches"), cache_name, self.caches)
             self._imported_suffice(name, student)
+        return self
+
+    @model_validator(mode="after")
+    def _bodies_are_shared(self) -> Pipeline:
+        check_bodies(self)
         return self
 
     def _imported_suffice(self, name: str, student: StudentSpec) -> None:

@@ -165,7 +165,7 @@ class Project:
         return corpus, {c: self.cache(c, read_by[caches[c].corpus]) for c in spec.caches}
 
     def teacher_of(self, student: str) -> Teacher | None:
-        """The teacher that gives a student layers and pooling; None without one that is run."""
+        """The teacher of a student's first cache; None without one that is run."""
         first = next(iter(self.pipeline.students[student].caches), None)
         return None if first is None else self.teacher_in(first)
 
@@ -175,6 +175,12 @@ class Project:
         if cache.teacher is None:
             return None
         return self.teacher(cache.teacher, mlm=cache.asks_mlm)
+
+    def giver_of(self, student: str, own: Teacher | None) -> Teacher | None:
+        """The teacher whose layers a student has: its own, or the first of all with its body."""
+        whole = self.pipeline.trained_as(student)
+        found = (self.teacher_of(name) for name in self.pipeline.trained_in(whole))
+        return own if whole == student else next((one for one in found if one is not None), None)
 
     def imported_by(self, student: str) -> Dims | None:
         """Width and classes of a student's first cache, where files gave it and no teacher did."""

@@ -28,24 +28,20 @@ def build_student(
     *,
     alike: bool = True,
     imported: Dims | None = None,
+    body: PreTrainedModel | None = None,
 ) -> Encoder:
     """The student before training: the same bytes for the same spec, teacher and seed.
 
     It pools and normalises as its teacher does; without one that is run it takes means. Where its
     vectors have another width than they should (`embedding_size`, or the teacher's), it gets a
     dense layer of its own. `labels` are the different ones of the corpus; `alike` says whether it
-    reads the teacher's tokens; `imported` is what files have in place of a teacher.
+    reads the teacher's tokens; `imported` is what files have in place of a teacher; `body` is what
+    `build_body` made of another teacher than its own, before anything else was random.
 
     Raises:
         UsageError: a shape, layer or checkpoint that cannot be had, or a head without classes.
     """
-    torch.manual_seed(spec.train.seed)
-    if not alike and isinstance(spec.model, FromTeacher):
-        raise UsageError(
-            "the student reads other tokens than its teacher, so it cannot take over its layers:"
-            " use kind: shape or kind: checkpoint"
-        )
-    model = spec.model.build(teacher if alike else None, tokenizer)
+    model = build_body(spec, teacher, tokenizer, alike=alike) if body is None else body
     if spec.head is not None:
         origins = [spec.model.headed(spec.head.kind), teacher if alike else None]
         of_files = imported is not None and _is_about(spec.head, imported) and imported.classes
@@ -79,6 +75,19 @@ def _is_about(head: Head, imported: Dims) -> bool:
     if head.kind == "sequence":
         return imported.problem not in {"token", "span"}
     return imported.problem == head.kind
+
+
+def build_body(
+    spec: StudentSpec, teacher: Encoder | None, tokenizer: Tokenizer, *, alike: bool
+) -> PreTrainedModel:
+    """The transformer of a student before training; raises as `build_student` does."""
+    torch.manual_seed(spec.train.seed)
+    if not alike and isinstance(spec.model, FromTeacher):
+        raise UsageError(
+            "the student reads other tokens than its teacher, so it cannot take over its layers:"
+            " use kind: shape or kind: checkpoint"
+        )
+    return spec.model.build(teacher if alike else None, tokenizer)
 
 
 def _with_head(

@@ -11,8 +11,8 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import get_args
+from dataclasses import dataclass, field, replace
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -66,6 +66,38 @@ class Progress:
     """Measurements since then."""
     skipped: int = 0
     """Steps that changed nothing, as their gradients overflowed fp16."""
+
+
+class Training(Protocol):
+    """What a loop over steps keeps: of one student, or of several that share a body."""
+
+    @property
+    def spec(self) -> TrainSpec:
+        """How it is trained."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Of the matrix products."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over all parameters that are trained."""
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps gradients within fp16."""
+
+    @property
+    def progress(self) -> Progress:
+        """Where it stands."""
+
+    @property
+    def best(self) -> dict[str, Tensor]:
+        """Weights of the best step, on the CPU; empty before the first measurement."""
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """Everything with weights."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +194,7 @@ def fit(run: Run) -> Iterator[Step]:
     spec, total = run.spec, total_steps(run)
     per_epoch = steps_per_epoch(run)
     every = spec.eval_steps or per_epoch
-    if _is_patience_over(run):
+    if is_patience_over(run):
         return
     needs = run.terms.needs_of_teachers()
     groups = itertools.islice(plan(run, run.progress.step), total - run.progress.step)
@@ -175,9 +207,10 @@ def fit(run: Run) -> Iterator[Step]:
         step = take_step(run, batches, number, total, number / per_epoch)
         run.progress.step = number
         if number % every == 0 or number == total:
-            step = Step(**{**vars(step), "measured": _measure_and_keep(run, number)})
+            step = replace(step, measured=measure(run))
+            keep_best(run, step)
         yield step
-        if _is_patience_over(run):
+        if is_patience_over(run):
             return
 
 
@@ -291,7 +324,7 @@ def _skip(run: Run, number: int) -> float:
     return 0.0
 
 
-def _refuse_non_finite(what: str, value: float, number: int, run: Run) -> None:
+def _refuse_non_finite(what: str, value: float, number: int, run: Training) -> None:
     if not math.isfinite(value):
         other = "" if run.dtype == "fp32" else f", or set {run.dtype}: false"
         raise NonFiniteError(
@@ -300,23 +333,30 @@ def _refuse_non_finite(what: str, value: float, number: int, run: Run) -> None:
         )
 
 
-def _measure_and_keep(run: Run, number: int) -> dict[str, float]:
-    measured, progress = measure(run), run.progress
+def keep_best(training: Training, step: Step) -> None:
+    """Note what a step measured, and keep the weights where it is the best so far.
+
+    Raises:
+        NonFiniteError: what was measured is NaN or Inf.
+    """
+    measured, progress = step.measured, training.progress
+    if not measured:
+        return
     for name, value in measured.items():
-        _refuse_non_finite(name, value, number, run)
-    if measured and is_better(run.spec, measured, progress.best):
-        progress.best, progress.best_step, progress.without_better = measured, number, 0
-        if run.spec.load_best_model_at_end:
-            for name, value in run.modules.state_dict().items():
-                run.best[name] = value.detach().to("cpu", copy=True)
-    elif measured:
+        _refuse_non_finite(name, value, step.number, training)
+    if not is_better(training.spec, measured, progress.best):
         progress.without_better += 1
-    return measured
+        return
+    progress.best, progress.best_step, progress.without_better = measured, step.number, 0
+    if training.spec.load_best_model_at_end:
+        for name, value in training.modules.state_dict().items():
+            training.best[name] = value.detach().to("cpu", copy=True)
 
 
-def _is_patience_over(run: Run) -> bool:
-    patience = run.spec.early_stopping_patience
-    return patience is not None and run.progress.without_better >= patience
+def is_patience_over(training: Training) -> bool:
+    """Whether `early_stopping_patience` ends the training here."""
+    patience = training.spec.early_stopping_patience
+    return patience is not None and training.progress.without_better >= patience
 
 
 def plan(run: Run, done: int) -> Iterator[list[Rows]]:
@@ -329,9 +369,13 @@ def plan(run: Run, done: int) -> Iterator[list[Rows]]:
         done = max(0, done - len(groups))
 
 
+def rows_to_train(run: Run) -> Rows:
+    """Rows of the corpus that are trained on: not held out, and read by all teachers."""
+    return np.flatnonzero(~run.corpus.held_out & run.known)
+
+
 def _epoch(run: Run, epoch: int) -> list[Rows]:
-    spec, rows = run.spec, np.flatnonzero(~run.corpus.held_out & run.known)
-    lengths = run.corpus.lengths
+    spec, rows, lengths = run.spec, rows_to_train(run), run.corpus.lengths
     return epoch_plan(rows, lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
 
 

@@ -24,14 +24,13 @@ def evaluate(
 
     Example: kdpipe evaluate pipelines/demo.yaml small
     """
-    from kdpipe.pipeline import choose
     from kdpipe.project import open_project
     from kdpipe.report import show_tables
 
     expect_version(stage_version, versions.EVALUATE)
     project = open_project(pipeline)
     students = project.pipeline.students
-    chosen = choose(students, names, "student")
+    chosen = project.pipeline.choose_students(names)
     chosen = [name for name in chosen if names or students[name].tasks]
     for name in chosen:
         _evaluate(project, name, device)

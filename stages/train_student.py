@@ -1,15 +1,30 @@
-"""Stage `train`: a student learns from caches."""
+"""Stage `train`: a student learns from caches, or several that share a body do so in turn."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kdpipe import versions
 from kdpipe.options import Device, Names, PipelineFile, StageVersion, expect_version
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from kdpipe.cache import Cache
+    from kdpipe.corpus import Corpus
+    from kdpipe.job import Job
     from kdpipe.project import Project
+
+
+class _Asked(NamedTuple):
+    """One student: what decides what it becomes."""
+
+    identity: dict[str, Any]
+    inputs: dict[str, str]
+    corpus: Corpus
+    caches: dict[str, Cache]
 
 
 def train(
@@ -20,44 +35,87 @@ def train(
 ) -> None:
     """Train a student from what its caches hold: a loadable model in artifacts/students/NAME.
 
-    A run that was stopped continues from its last checkpoint, with the same result.
+    A run that was stopped continues from its last checkpoint, with the same result. Students that
+    share a body are trained together, whichever of them is named.
 
     Example: kdpipe train pipelines/demo.yaml small
     """
-    from kdpipe.pipeline import choose
     from kdpipe.project import open_project
 
     expect_version(stage_version, versions.TRAIN)
     project = open_project(pipeline)
-    for name in choose(project.pipeline.students, names, "student"):
-        _train(project, name, device)
+    known = project.pipeline
+    for whole in dict.fromkeys(map(known.trained_as, known.choose_students(names))):
+        _train(project, whole, device)
 
 
-def _train(project: Project, name: str, device: str) -> None:
-    from kdpipe import artifact, io, job, write_student
+def _train(project: Project, whole: str, device: str) -> None:
+    from kdpipe import artifact, io, write_student
     from kdpipe.progress import say
 
-    spec, folder = project.pipeline.students[name], project.student_folder(name)
-    corpus, caches = project.inputs(name)
-    inputs = {
-        "meaning": str(versions.TRAIN),
-        "corpus": corpus.digest,
-        **{f"cache.{key}": cache.digest for key, cache in caches.items()},
-        **spec.model.inputs(project.root),
-    }
-    identity = write_student.student_identity(spec)
-    with io.lock(project.lock("student", name), f"student {name}"):
-        if artifact.is_current(folder, write_student.KIND, identity, inputs):
-            say(f"{folder}: up to date")
+    asked = _asked(project, whole)
+    with io.lock(project.lock("student", whole), f"student {whole}"):
+        if all(
+            artifact.is_current(project.student_folder(name), write_student.KIND, *some[:2])
+            for name, some in asked.items()
+        ):
+            for name in asked:
+                say(f"{project.student_folder(name)}: up to date")
             return
-        work = job.prepare(project, name, corpus, caches, device)
-        runs = project.root / ".kdpipe" / "runs" / io.identity([identity, inputs])[:32]
-        stopped = job.carry_out(work, runs)
-        if stopped is not None:
-            say(f"stopped after step {work.run.progress.step}: the same command continues there")
-            os.kill(os.getpid(), stopped)
-        write_student.write_student(project, name, work, inputs)
+        key = io.identity([some[:2] for some in asked.values()])[:32]
+        runs = project.root / ".kdpipe" / "runs" / key
+        jobs = _trained(project, whole, asked, runs, device)
+        for name, job in jobs.items():
+            write_student.write_student(project, name, job, asked[name].inputs)
         io.remove(runs)
-    best = work.run.progress
-    measured = ", ".join(f"{key} {value:.4f}" for key, value in best.best.items())
-    say(f"{folder}: best at step {best.best_step} of {best.step} ({measured or 'not measured'})")
+    for name, job in jobs.items():
+        best = job.run.progress
+        measured = ", ".join(f"{key} {value:.4f}" for key, value in best.best.items())
+        say(
+            f"{project.student_folder(name)}: best at step {best.best_step} of {best.step}"
+            f" ({measured or 'not measured'})"
+        )
+
+
+def _asked(project: Project, whole: str) -> dict[str, _Asked]:
+    """The students that are trained as one, by name."""
+    from kdpipe import io, write_student
+
+    pipeline, asked = project.pipeline, dict[str, _Asked]()
+    for name in pipeline.trained_in(whole):
+        spec, (corpus, caches) = pipeline.student(name), project.inputs(name)
+        inputs = {
+            "meaning": str(versions.TRAIN),
+            "corpus": corpus.digest,
+            **{f"cache.{key}": cache.digest for key, cache in caches.items()},
+            **spec.model.inputs(project.root),
+        }
+        asked[name] = _Asked(write_student.student_identity(spec), inputs, corpus, caches)
+    if whole in pipeline.bodies:
+        tau = pipeline.bodies[whole].tau
+        body = io.identity([tau, [[name, *some[:2]] for name, some in asked.items()]])
+        for some in asked.values():
+            some.inputs["body"] = body
+    return asked
+
+
+def _trained(
+    project: Project, whole: str, asked: dict[str, _Asked], runs: Path, device: str
+) -> dict[str, Job]:
+    """All students at the end of their training; ends the process where a signal stopped it."""
+    from kdpipe import job
+    from kdpipe.progress import say
+
+    if whole in project.pipeline.bodies:
+        inputs = {name: (some.corpus, some.caches) for name, some in asked.items()}
+        several = job.prepare_together(project, whole, inputs, device)
+        stopped = job.carry_out_together(several, runs)
+        jobs = several.apart()
+    else:
+        one = job.prepare(project, whole, asked[whole].corpus, asked[whole].caches, device)
+        jobs, stopped = {whole: one}, job.carry_out(one, runs)
+    if stopped is not None:
+        step = jobs[next(iter(jobs))].run.progress.step
+        say(f"stopped after step {step}: the same command continues there")
+        os.kill(os.getpid(), stopped)
+    return jobs

@@ -47,7 +47,7 @@ def tagged() -> list[tuple[list[str], list[str]]]:
     return found
 
 
-def write(root: Path, students: dict[str, Any], **more: Any) -> Project:
+def write(root: Path, students: dict[str, Any], /, **more: Any) -> Project:
     """Files and the pipeline file of a project in the current folder."""
     if not (root / "teacher").is_dir():
         tiny_teacher_folder(root / "teacher")
@@ -89,7 +89,7 @@ def write(root: Path, students: dict[str, Any], **more: Any) -> Project:
         },
     }
     for section, entries in more.items():
-        pipeline[section] |= entries
+        pipeline[section] = pipeline.get(section, {}) | entries
     with (root / "p.yaml").open("w") as file:
         YAML().dump(pipeline, file)
     return open_project(Path("p.yaml"))

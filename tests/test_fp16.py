@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,13 @@ def test_states_that_overflow_stop_the_run(project: Path) -> None:
 def test_a_measurement_that_overflows_is_none(project: Path) -> None:
     work = half(project, eval_steps=1)
     steps = train.fit(work.run)
-    assert next(steps).measured
+    step = next(steps)
+    assert step.measured
     with torch.no_grad():
         work.run.student.model.get_submodule("encoder.layer.0.intermediate.dense").weight.mul_(1e6)
     work.run.progress.step = 1
     with pytest.raises(NonFiniteError, match="eval_loss of step 9 is nan"):
-        train._measure_and_keep(work.run, 9)
+        train.keep_best(work.run, replace(step, number=9, measured=train.measure(work.run)))
 
 
 def test_one_number_type_is_chosen(project: Path) -> None:

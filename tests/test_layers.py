@@ -28,12 +28,13 @@ LAYERS = """
     folder join load streams tasks
     loader
     students train_spec
+    bodies
     pipeline speed
     corpus_rows
     dvc evaluate student teacher terms word_tokenizer write_corpus
     dry_run import_targets optimizer project
     train
-    checkpoint snapshots
+    checkpoint multitask snapshots
     job
     predict subjects write_student
     cli
@@ -41,12 +42,12 @@ LAYERS = """
 """.strip().splitlines()
 HEIGHT = {name: height for height, line in enumerate(LAYERS) for name in line.split()}
 # Upward, but in annotations only.
-TYPES_ONLY = {("report", "speed")}
+TYPES_ONLY = {("bodies", "pipeline"), ("report", "speed")}
 
 # What `kdpipe --help` and the decoding of a pipeline file may not wait for.
 HEAVY = {"datasets", "matplotlib", "scipy", "sentence_transformers", "torch"}
 HEAVY |= {"tokenizers", "transformers"}
-LIGHT = {"__init__", "cli", "config", "dvc", "errors", "objectives", "parts", "pipeline"}
+LIGHT = {"__init__", "bodies", "cli", "config", "dvc", "errors", "objectives", "parts", "pipeline"}
 LIGHT |= {"progress"}
 LIGHT |= {"sources", "students", "targets", "tasks", "train_spec"}
 

@@ -11,21 +11,23 @@ from kdpipe.students.checkpoint import FromCheckpoint
 from kdpipe.students.layers import FromTeacher
 from kdpipe.students.recurrent import RecurrentStudent
 from kdpipe.students.shape import FromShape
+from kdpipe.students.shared import Shared
 from kdpipe.students.taggers import CNNLSTMStudent, IDCNNStudent
 
 _Transformer = FromTeacher | FromShape | FromCheckpoint
-StudentModel = Annotated[
-    _Transformer | RecurrentStudent | AttentionStudent | CNNLSTMStudent | IDCNNStudent,
-    Field(discriminator="kind"),
-]
+_Model = _Transformer | RecurrentStudent | AttentionStudent | CNNLSTMStudent | IDCNNStudent
+BodyModel = Annotated[_Model, Field(discriminator="kind")]
+StudentModel = Annotated[_Model | Shared, Field(discriminator="kind")]
 
 __all__ = [
     "AttentionStudent",
+    "BodyModel",
     "CNNLSTMStudent",
     "FromCheckpoint",
     "FromShape",
     "FromTeacher",
     "IDCNNStudent",
     "RecurrentStudent",
+    "Shared",
     "StudentModel",
 ]
