@@ -84,7 +84,7 @@ class CardFacts(Frozen):
     objectives: tuple[str, ...]
     """What it had to match, in words."""
     trained_with: tuple[str, ...] = ()
-    """Students that have the same transformer."""
+    """Other students that have the same transformer."""
     steps: int
     kept_step: int
     """After which the weights are those in the folder."""
@@ -117,7 +117,7 @@ def write_card(folder: Path, story: dict[str, Any], table: str) -> None:
 def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
     """The facts in the files of a student and in what made it."""
     head, student = head_of(folder), story["student"]
-    teacher = story["teacher"] or {}
+    teacher, body = story["teacher"] or {}, story.get("body") or {"students": []}
     model = str(teacher.get("model", ""))
     on_hub = _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
     keeps_best = student["train"]["load_best_model_at_end"]
@@ -137,7 +137,7 @@ def facts_of(folder: Path, story: dict[str, Any], table: str) -> CardFacts:
         ),
         start=_words(student["model"]),
         objectives=tuple(_words(objective) for objective in student["objectives"]),
-        trained_with=tuple(story.get("trained_with", ())),
+        trained_with=tuple(one for one in body["students"] if one != student["name"]),
         crf=(folder / CRF_FILE).is_file(),
         model_type=str(read_json(folder / "config.json").get("model_type", "")),
         table=table,

@@ -134,11 +134,17 @@ def _text(value: float | None) -> str:
 def _story(project: Project, name: str, job: Job, inputs: dict[str, str]) -> dict[str, Any]:
     """What made the student: `kdpipe.json`. No times, host names or absolute paths."""
     run, facts = job.run, job.run.corpus.facts
-    whole = project.pipeline.trained_as(name)
+    pipeline, whole = project.pipeline, project.pipeline.trained_as(name)
     return {
         "kdpipe": kdpipe.__version__,
         "student": {"name": name, **student_identity(job.spec)},
-        "trained_with": [one for one in project.pipeline.trained_in(whole) if one != name],
+        "body": None
+        if whole not in pipeline.bodies
+        else {
+            "name": whole,
+            "tau": pipeline.bodies[whole].tau,
+            "students": list(pipeline.trained_in(whole)),
+        },
         "teacher": None
         if job.teacher is None
         else {

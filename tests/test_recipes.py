@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kdpipe import cli
+from kdpipe.pipeline import load_pipeline
 from tests.masked import masked_folder
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
@@ -73,7 +74,7 @@ def _reduced(made: dict[str, Any]) -> dict[str, Any]:
         made["max_seq_length"] = 32
     if "sources" in made and "tokenizer" in made:
         made["validation"] = 0.2
-    if "objectives" in made:
+    if "model" in made and "train" in made:
         made["train"] = {**made["train"], "max_steps": 4, "warmup_steps": 0.0, "bf16": False}
     return made
 
@@ -95,17 +96,20 @@ def test_a_recipe_runs(name: str, project: Path, capsys: pytest.CaptureFixture[s
         run("augment", "pipeline.yaml", text)
     for corpus in pipeline["corpora"]:
         run("tokenize", "pipeline.yaml", corpus)
-    cached = set()
-    for student, spec in pipeline["students"].items():
-        for cache in spec.get("caches", []):
+    loaded, cached = load_pipeline(Path("pipeline.yaml")), set[str]()
+    for whole in dict.fromkeys(map(loaded.trained_as, pipeline["students"])):
+        students = [(student, loaded.students[student]) for student in loaded.trained_in(whole)]
+        needed = dict.fromkeys(cache for _, spec in students for cache in spec.caches)
+        for cache in needed:
             if cache not in cached:
                 run("cache-teacher", "pipeline.yaml", cache)
             cached.add(cache)
-        run("train", "pipeline.yaml", student)
-        if spec.get("evaluate") != []:
-            run("evaluate", "pipeline.yaml", student)
-            measured = json.loads((project / "reports" / student / "metrics.json").read_text())
-            assert measured["student"]
+        run("train", "pipeline.yaml", whole)
+        for student, spec in students:
+            if spec.evaluate != ():
+                run("evaluate", "pipeline.yaml", student)
+                measured = json.loads((project / "reports" / student / "metrics.json").read_text())
+                assert measured["student"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
