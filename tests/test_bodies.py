@@ -96,6 +96,18 @@ def test_best_and_last_weights_are_those_of_one_body(here: Path) -> None:
                 assert torch.equal(value, wanted[prefix + key]), (name, place, key)
 
 
+def test_saves_that_are_kept_are_models_of_one_body(here: Path) -> None:
+    declare(here, body=BODY | {"train": SETTINGS | {"save_steps": 4, "save_total_limit": 2}})
+    run("train", "p.yaml", "both")
+    for step in (8, 12):
+        folders = [here / f"artifacts/students/{name}/checkpoint-{step}" for name in STUDENTS]
+        opinion, things = (load_file(folder / "model.safetensors") for folder in folders)
+        shared = opinion.keys() & things.keys() - {"classifier.weight", "classifier.bias"}
+        assert len(shared) > 30
+        assert all(torch.equal(opinion[name], things[name]) for name in shared)
+    assert not (here / "artifacts/students/things/checkpoint-4").exists()
+
+
 def test_the_command_trains_both_at_once_and_again_when_one_changes(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
