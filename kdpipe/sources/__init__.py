@@ -12,10 +12,12 @@ from kdpipe.sources.folders import Folders
 from kdpipe.sources.hub import HubDataset
 from kdpipe.sources.python_docs import PythonDocs
 from kdpipe.sources.row import Row, Span
+from kdpipe.sources.sentence_pairs import SentencePairs
 from kdpipe.sources.squad import Squad
 
 Source = Annotated[
-    Files | Folders | Conll | Squad | PythonDocs | HubDataset, Field(discriminator="kind")
+    Files | Folders | SentencePairs | Conll | Squad | PythonDocs | HubDataset,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "HubDataset",
     "PythonDocs",
     "Row",
+    "SentencePairs",
     "Source",
     "Span",
     "Squad",
