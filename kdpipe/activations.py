@@ -6,7 +6,8 @@ Token-level values are flat, `[N, D]`, in the order of the rows, with `lengths [
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -167,9 +168,14 @@ class Dims:
     """Logits of a token, of a masked language model; 0 of others."""
     masked: Part | None = None
     """Which of these a cache has; None of a model, which has all."""
+    module_width: Callable[[str], int] | None = field(default=None, compare=False, repr=False)
+    """By its name, how many numbers a module gives for a token; None of files, which have none."""
 
     def width(self, part: Part) -> int:
         """How many numbers a vector of this part has."""
+        if part.module is not None:
+            assert self.module_width is not None, "refused where the pipeline file is read"
+            return self.module_width(part.module)
         if part.top_k is not None:
             return 2 * min(part.top_k, self.vocabulary) + 1
         if part.name in {"logits", "token_logits", "masked_logits"}:

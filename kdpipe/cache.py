@@ -61,6 +61,8 @@ class CacheFacts(Frozen):
     """Whether its attention also depends on positions that queries and keys do not show."""
     vocabulary: int = 0
     """Logits of a token, where the teacher is a masked language model."""
+    modules: dict[str, int] = {}
+    """Widths of what its modules give, of those that were asked for."""
     rows: int
     questions: tuple[Question, ...]
     """The files of the manifest are, block by block, the answers to these in their order."""
@@ -99,7 +101,16 @@ class Cache:
                 key=lambda part: (part.only_masked, part.top_k),
                 default=None,
             ),
+            module_width=self._module_width,
         )
+
+    def _module_width(self, name: str) -> int:
+        if name not in self.facts.modules:
+            raise ArtifactError(
+                f"{self.folder} lacks module {name}: add it to a target of kind: modules and"
+                f" {REMEDY}"
+            )
+        return self.facts.modules[name]
 
     def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:
         """What the teacher said about `rows`, in their order; values are fp32 on the CPU."""

@@ -20,8 +20,10 @@ from kdpipe.activations import Activations, Dims, Tokens, pad
 from kdpipe.batches import by_length
 from kdpipe.device import TORCH, Dtype, autocast, pass_overhead
 from kdpipe.masked_logits import head_at, largest
+from kdpipe.module_taps import modules_tapped
 from kdpipe.modules import HeadSpec
 from kdpipe.nets.crf import CRF
+from kdpipe.nets.features import spelling_array
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS, TOKEN_LOGITS, HeadKind, Needs, Part
 from kdpipe.taps import RELATIVE, tapped
 
@@ -96,7 +98,21 @@ class Encoder(nn.Module):
             relative=config.model_type in RELATIVE,
             words=getattr(config, "input_width", None),
             vocabulary=int(config.vocab_size) if self.answers == "mlm" else 0,
+            module_width=self.module_width,
         )
+
+    def module_width(self, name: str) -> int:
+        """How many numbers a module of the transformer gives for a token, found by asking it.
+
+        Raises:
+            UsageError: as `modules_tapped`.
+        """
+        # Two rows, since what a module gives for one might be meant for all.
+        ids, spelling = torch.ones(6, dtype=torch.long), spelling_array(["a"] * 6)
+        rows = Tokens(ids, torch.tensor([3, 3]), spelling=torch.from_numpy(spelling))
+        part = Part("module", module=name)
+        with torch.inference_mode(), _undropped(self):
+            return int(self(rows.to(self.device), frozenset({part}))[part].shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -142,9 +158,14 @@ class Encoder(nn.Module):
         wanted = self._wanted(tokens, mask, asked)
         model = self.model if asked else self.base
         family = self.model.config.model_type
-        with tapped(self.base, family, needs) as taken, head_at(self.base, wanted):
+        with (
+            tapped(self.base, family, needs) as taken,
+            modules_tapped(self.base, needs, mask) as given,
+            head_at(self.base, wanted),
+        ):
             said = model(**inputs, output_hidden_states=wants_states, return_dict=True)
         values = {part: value[mask].float() for part, value in taken.items()}
+        values |= {part: value.float() for part, value in given.items()}
         for part in needs:
             if part.name == "hidden":
                 assert part.layer is not None

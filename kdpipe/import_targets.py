@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from kdpipe import io, storage
@@ -140,12 +139,7 @@ def _refuse_non_finite(
 
 def _facts(asking: Importing, store: Store) -> CacheFacts:
     """What the shards and the section of the pipeline file say."""
-    widths = dict[Part, int]()
-    for question in asking.questions:
-        key = store.key(asking.full(asking.corpus.facts.blocks[0], question))
-        with safe_open(store.path(key), framework="pt") as shard:
-            widths[question.what] = shard.get_slice("values").get_shape()[1]
-    dims = _dims(asking.spec, widths)
+    dims = _dims(asking.spec, {one.what: asking.width(one, store) for one in asking.questions})
     return CacheFacts(
         teacher=asking.teacher,
         tokenizer=asking.corpus.facts.tokenizer,

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import StringConstraints
 
 PartName = Literal[
-    "embedding", "hidden", "query", "key", "value", "logits", "token_logits", "masked_logits"
+    "embedding",
+    "hidden",
+    "query",
+    "key",
+    "value",
+    "module",
+    "logits",
+    "token_logits",
+    "masked_logits",
 ]
 HeadKind = Literal["sequence", "token", "span", "mlm"]
 Problem = Literal[
@@ -25,9 +35,10 @@ class Part(NamedTuple):
 
     name: PartName
     """`embedding`: after pooling, dense and normalise; `hidden`: states of a layer; `query`, `key`,
-    `value`: outputs of a layer's three projections, all heads side by side; `logits`: what the head
-    says about a row; `token_logits`: what the head says about a token; `masked_logits`: what it
-    says about a token that is hidden from it."""
+    `value`: outputs of a layer's three projections, all heads side by side; `module`: the output of
+    any module of the transformer; `logits`: what the head says about a row; `token_logits`: what
+    the head says about a token; `masked_logits`: what it says about a token that is hidden from
+    it."""
     layer: int | None = None
     """Where a model has one for each layer: 1 is the first, 0 (of `hidden`) the embeddings."""
     top_k: int | None = None
@@ -35,8 +46,12 @@ class Part(NamedTuple):
     None: all."""
     steady: bool = False
     """Without dropout, also while the model is trained."""
+    module: str | None = None
+    """Name of a module of the transformer without its head, as `named_modules` gives it."""
 
     def __str__(self) -> str:
+        if self.module is not None:
+            return f"module {self.module}"
         name = {"hidden": "hidden states"}.get(self.name, self.name.replace("_", " "))
         if self.top_k is not None:
             return f"{name} (the {self.top_k} largest)"
@@ -60,11 +75,17 @@ def some(classes: tuple[str, ...], most: int = 5) -> str:
 
 EMBEDDING, LOGITS, TOKEN_LOGITS = Part("embedding"), Part("logits"), Part("token_logits")
 MASKED_LOGITS = Part("masked_logits")
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,150}$")]
+"""Name of a module, which is part of the name of a file."""
 Needs = frozenset[Part]
 """Parts that are wanted together."""
 
 
 def listed(needs: Needs) -> str:
     """For people: `embedding, hidden states of layer 2`."""
-    ordered = sorted(needs, key=lambda part: (part.name, part.layer or 0, part.top_k or 0))
-    return ", ".join(str(part) for part in ordered) or "nothing"
+    return ", ".join(str(part) for part in sorted(needs, key=order)) or "nothing"
+
+
+def order(part: Part) -> tuple[str, int, int, str]:
+    """What parts are sorted by."""
+    return part.name, part.layer or 0, part.top_k or 0, part.module or ""

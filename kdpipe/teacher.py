@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +30,7 @@ from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype, pass_overhead
 from kdpipe.encoder import Encoder, embed, keep_in, observe
 from kdpipe.errors import NonFiniteError, UsageError
-from kdpipe.parts import EMBEDDING, Part, listed
+from kdpipe.parts import EMBEDDING, Part, listed, order
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
 from kdpipe.store import Store
@@ -60,8 +61,14 @@ class Asking:
         asked = [question for target in kept for question in target.questions()]
         return sorted(
             set(asked),
-            key=lambda one: (one.part, one.layer or 0, one.top_k or 0, one.storage),
+            key=lambda one: (*order(one.what), one.storage),
         )
+
+    def width(self, question: Question, store: Store) -> int:
+        """How many numbers a vector has, told from the answer about the first block."""
+        key = store.key(self.full(self.corpus.facts.blocks[0], question))
+        with safe_open(store.path(key), framework="pt") as shard:
+            return int(shard.get_slice("values").get_shape()[1])
 
     def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
         """The whole question, the digest of which names the shard."""
@@ -136,6 +143,11 @@ def answer(
         dtype=asking.dtype,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
+        modules={
+            question.module: asking.width(question, store)
+            for question in asking.questions
+            if question.module is not None
+        },
         **known,
     )
 
@@ -148,7 +160,9 @@ def check(asking: Asking, encoder: Encoder) -> None:
             raise UsageError(
                 f"the cache asks for {part}, the teacher has {depth} layers: choose among them"
             )
-        if part.layer is None and part._replace(top_k=None) not in {EMBEDDING, *gives}:
+        if part.module is not None:
+            encoder.module_width(part.module)
+        elif part.layer is None and part._replace(top_k=None) not in {EMBEDDING, *gives}:
             has, remedy = f"gives {listed(gives)}", "change 'per' of the target"
             if not gives:
                 has, remedy = "has no head", "use a teacher that was trained for the task"

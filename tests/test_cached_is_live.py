@@ -41,6 +41,20 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "teacher_layers": [4, 4],
     },
     "emd": {"kind": "emd"},
+    "modules-mse": {
+        "kind": "modules",
+        "names": {
+            "encoder.layer.0.intermediate": "encoder.layer.2.intermediate",
+            "embeddings": "encoder.layer.3.attention",
+        },
+    },
+    "modules-cosine": {
+        "kind": "modules",
+        "names": {"encoder.layer.1.output.dense": "encoder.layer.2.intermediate"},
+        "loss": "cosine",
+        "reduction": "sequence",
+        "projection": "relu",
+    },
     "relation": {"kind": "relation"},
     "relation-sequence": {
         "kind": "relation",
@@ -61,6 +75,8 @@ NEEDS = frozenset(
     | {Part("hidden", layer) for layer in range(LAYERS + 1)}
     | {Part(n, layer) for n in ("query", "key", "value") for layer in range(1, LAYERS + 1)}
 )
+MODULES = {"bert": ["encoder.layer.2.intermediate", "encoder.layer.3.attention"]}
+"""Family: modules that its teacher is asked for, of which one gives a tuple."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +93,10 @@ def both(project, family, storage):
         {"kind": "hidden", "layers": list(range(LAYERS + 1))},
         {"kind": "qkv", "layers": list(range(1, LAYERS + 1))},
     ]
+    needs, names = NEEDS, MODULES.get(family, [])
+    if names:
+        targets.append({"kind": "modules", "names": names})
+        needs = NEEDS | {Part("module", module=name) for name in names}
     cache_spec = {
         "corpus": "text",
         "teacher": "tiny",
@@ -89,8 +109,8 @@ def both(project, family, storage):
     rows = np.random.default_rng(1).permutation(60)[:17]
     found = corpus.gather(rows)
     tokens = Tokens(torch.from_numpy(found.ids), torch.from_numpy(found.lengths))
-    live = observe(place.teacher("tiny").load(), tokens, NEEDS, "fp32")
-    return tokens, live, cache.read(rows, NEEDS)
+    live = observe(place.teacher("tiny").load(), tokens, needs, "fp32")
+    return tokens, live, cache.read(rows, needs)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +118,8 @@ def both(project, family, storage):
 )
 def test_what_is_read_is_what_was_said(project, family):
     _, live, cached = both(project, family, "fp32")
-    for part in NEEDS:
+    assert live.values.keys() == cached.values.keys() >= NEEDS
+    for part in live.values:
         assert torch.allclose(live[part], cached[part], atol=1e-5), part
     assert torch.equal(live.lengths, cached.lengths)
 

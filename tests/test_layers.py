@@ -23,7 +23,7 @@ LAYERS = """
     activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
     corpus modules storage store windows
-    augment heads read_rows row_kinds spans taps token_vectors
+    augment heads module_taps read_rows row_kinds spans taps token_vectors
     cache card encoder gold vector_files
     folder join load streams tasks
     loader

@@ -15,12 +15,14 @@ from kdpipe.objectives.hidden import MatchHidden
 from kdpipe.objectives.labels import MatchLabels
 from kdpipe.objectives.logits import MatchLogits
 from kdpipe.objectives.mlm import MatchMasked
+from kdpipe.objectives.modules import MatchModules
 from kdpipe.objectives.relation import MatchRelation
 from kdpipe.objectives.structure import MatchStructure
 
 _OfLayers = MatchHidden | MatchStructure | MatchRelation | MatchAttention | MatchManyLayers
+_OfParts = _OfLayers | MatchModules
 AnyObjective = Annotated[
-    MatchEmbedding | MatchLogits | MatchLabels | MatchMasked | DropoutPenalty | _OfLayers,
+    MatchEmbedding | MatchLogits | MatchLabels | MatchMasked | DropoutPenalty | _OfParts,
     Field(discriminator="kind"),
 ]
 
@@ -34,6 +36,7 @@ __all__ = [
     "MatchLogits",
     "MatchManyLayers",
     "MatchMasked",
+    "MatchModules",
     "MatchRelation",
     "MatchStructure",
     "Objective",

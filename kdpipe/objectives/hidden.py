@@ -81,16 +81,24 @@ class MatchHidden(Objective):
             if self.projection != "none":
                 said = learned["all" if self.share_projection else str(mine)](said)
             wanted = seen.teacher[Part("hidden", theirs)]
-            terms.append(self._compare(said, wanted, seen.student.lengths))
+            terms.append(compared(self.loss, said, wanted, seen.student.lengths, self.reduction))
         return torch.stack(terms).mean()
 
-    def _compare(self, student: Tensor, teacher: Tensor, lengths: Tensor) -> Tensor:
-        from kdpipe import losses
 
-        if self.loss == "pkd":
-            return losses.pkd(student, teacher, lengths=lengths)
-        function = {"mse": losses.hidden_mse, "cosine": losses.hidden_cosine}[self.loss]
-        return function(student, teacher, lengths=lengths, reduction=self.reduction)
+def compared(
+    loss: Literal["mse", "cosine", "pkd"],
+    student: Tensor,
+    teacher: Tensor,
+    lengths: Tensor,
+    reduction: Literal["token", "sequence"],
+) -> Tensor:
+    """A loss between two `[N, D]` of rows with `lengths [B]`, a scalar."""
+    from kdpipe import losses
+
+    if loss == "pkd":
+        return losses.pkd(student, teacher, lengths=lengths)
+    function = {"mse": losses.hidden_mse, "cosine": losses.hidden_cosine}[loss]
+    return function(student, teacher, lengths=lengths, reduction=reduction)
 
 
 def widths_of(pair: Pairing, mine: int, theirs: int) -> tuple[int, int]:

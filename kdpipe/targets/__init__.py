@@ -11,10 +11,13 @@ from kdpipe.targets.hidden import Hidden
 from kdpipe.targets.imported import Imported
 from kdpipe.targets.logits import Logits
 from kdpipe.targets.mlm import MaskedTokens
+from kdpipe.targets.modules import Modules
 from kdpipe.targets.qkv import Qkv
 from kdpipe.targets.question import Question, Storage
 
-Target = Annotated[Embedding | Hidden | Qkv | Logits | MaskedTokens, Field(discriminator="kind")]
+Target = Annotated[
+    Embedding | Hidden | Qkv | Modules | Logits | MaskedTokens, Field(discriminator="kind")
+]
 
 __all__ = [
     "Embedding",
@@ -22,6 +25,7 @@ __all__ = [
     "Imported",
     "Logits",
     "MaskedTokens",
+    "Modules",
     "Qkv",
     "Question",
     "Storage",

@@ -19,19 +19,21 @@ class Question(Frozen):
     layer: int | None
     storage: Storage
     top_k: int | None = None
+    module: str | None = None
 
     @property
     def what(self) -> Part:
         """The part that is asked for."""
-        return Part(self.part, self.layer, self.top_k)
+        return Part(self.part, self.layer, self.top_k, module=self.module)
 
     @model_serializer(mode="wrap")
-    def _top_k_where_there_is_one(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _keys_of_some_where_they_are(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
         kept: dict[str, Any] = usual(self)
-        return {key: kept[key] for key in kept if key != "top_k" or self.top_k is not None}
+        some = {"top_k", "module"}
+        return {key: kept[key] for key in kept if key not in some or kept[key] is not None}
 
     @property
     def name(self) -> str:
         """`embedding.fp16`, `hidden.2.fp16`, `masked_logits.32.fp16`: a file-name-safe name."""
-        words = (self.part, self.layer, self.top_k, self.storage)
+        words = (self.part, self.layer, self.top_k, self.module, self.storage)
         return ".".join(str(word) for word in words if word is not None)
