@@ -17,6 +17,7 @@ from kdpipe.join import join
 from kdpipe.multitask import Together
 from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
+from kdpipe.processes import here
 from kdpipe.progress import Progress, say
 from kdpipe.terms import Terms
 from kdpipe.tokenizer import Tokenizer
@@ -101,6 +102,13 @@ def prepare(
     needs = terms.needs_of_teachers()
     joined = {key: join(corpus, cache, needs.get(key, Needs())) for key, cache in caches.items()}
     run = train.start(spec.train, encoder, terms, corpus, joined, pick_device(device))
+    batches, processes = spec.train.gradient_accumulation_steps, here().size
+    if processes > batches:
+        raise UsageError(
+            f"{processes} processes share the batches of a step, which has {batches}: set"
+            f" gradient_accumulation_steps: {processes}, with a lower tokens_per_batch for steps of"
+            " the same size, or use fewer processes"
+        )
     if spec.train.metric_for_best_model == "eval_cosine" and not run.measures_cosine:
         raise UsageError(
             "metric_for_best_model: eval_cosine needs a student without a head, and embeddings in"
@@ -201,10 +209,10 @@ def _train(
             full = last or step.number % spec.logging_steps == 0 or step.measured is not None
             log.add(step, full=full)
             bar.advance(1, note=_note(step))
-            wish, saves = signal(), step.number % every == 0
-            for folder, job in kept.items() if saves else ():
+            wish, saves = here().agreed(signal()), step.number % every == 0
+            for folder, job in kept.items() if saves and here().leads else ():
                 snapshots.take(folder, job.run, job.tokenizer)
-            if wish is not None or (saves and not last):
+            if here().leads and (wish is not None or (saves and not last)):
                 checkpoint.save(runs, training, vars(log))
             if wish is not None and not last:
                 return wish
@@ -212,7 +220,8 @@ def _train(
             skipped = f"{training.progress.skipped} of {training.progress.step} steps"
             say(f"{skipped} overflowed fp16 and were left out")
         # The result is still to be written: a full disk there must not cost the training.
-        checkpoint.save(runs, training, vars(log))
+        if here().leads:
+            checkpoint.save(runs, training, vars(log))
     for folder, job in kept.items():
         job.snapshots[:] = snapshots.taken(folder)
     return None

@@ -21,6 +21,7 @@ from kdpipe import train
 from kdpipe.batches import Rows
 from kdpipe.device import Dtype
 from kdpipe.loader import Batch, read_ahead, read_batch
+from kdpipe.processes import here
 from kdpipe.train import Progress, Run, Step
 from kdpipe.train_spec import TrainSpec
 
@@ -153,7 +154,8 @@ def fit(group: Together) -> Iterator[Step]:
     def read(turn: tuple[str, list[Rows]]) -> tuple[str, list[Batch]]:
         name, some = turn
         run = group.runs[name]
-        batches = [read_batch(run.corpus, run.caches, needs[name], r, run.gold) for r in some]
+        mine = here().mine(some)
+        batches = [read_batch(run.corpus, run.caches, needs[name], r, run.gold) for r in mine]
         return name, batches
 
     for name, batches in read_ahead(plan(group, progress.step, total), read):

@@ -25,6 +25,7 @@ from kdpipe.progress import set_quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
 T = TypeVar("T")
 _MEETING = "KDPIPE_MEETING"
@@ -64,6 +65,38 @@ class Group:
                 # Another process is gone, and says why.
                 raise SystemExit(_DESERTED) from None
 
+    def add_up_gradients(self, parameters: Sequence[Parameter]) -> None:
+        """Put the sum over all processes in place of each gradient.
+
+        Those that no process has stay None, so that nothing moves such a parameter.
+        """
+        if self.size == 1:
+            return
+        import torch
+
+        device = parameters[0].device
+        there = torch.tensor([one.grad is not None for one in parameters], device=device).float()
+        self.add_up(there)
+        found = [one for one, count in zip(parameters, there.tolist(), strict=True) if count]
+        if not found:
+            return
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in found]
+        together = torch.cat([one.reshape(-1) for one in gradients])
+        self.add_up(together)
+        for one, part in zip(found, together.split([one.numel() for one in found]), strict=True):
+            one.grad = part.view_as(one)
+
+    def agreed(self, signal: int | None) -> int | None:
+        """A signal that this process or another one got; the largest of several."""
+        if self.size == 1:
+            return signal
+        import torch
+
+        seen = torch.zeros(SIGTERM + 1)
+        seen[signal or 0] = 1.0
+        self.add_up(seen)
+        return int(seen.nonzero().max()) or None
+
     @contextlib.contextmanager
     def lock(self, path: Path, what: str) -> Iterator[None]:
         """Hold `path` for all of them together; raises LockedError as `io.lock` does."""
@@ -82,6 +115,14 @@ class Group:
             self.add_up(torch.zeros(1))
 
 
+_here = [Group()]
+
+
+def here() -> Group:
+    """The processes that this one works with."""
+    return _here[-1]
+
+
 def is_member() -> bool:
     """Whether this process was started as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -94,9 +135,9 @@ def local_rank() -> int | None:
 
 @contextlib.contextmanager
 def together() -> Iterator[Group]:
-    """While it lasts the processes of this command know of each other."""
+    """While it lasts the processes of this command know of each other, as `here` says."""
     if not is_member():
-        yield Group()
+        yield here()
         return
     import torch
     from torch import distributed
@@ -112,9 +153,11 @@ def together() -> Iterator[Group]:
     )
     if rank > 0:
         set_quiet(True)
+    _here.append(Group(rank, size))
     try:
-        yield Group(rank, size)
+        yield here()
     finally:
+        _here.pop()
         distributed.destroy_process_group()
 
 
@@ -159,7 +202,7 @@ def _start(count: int) -> int:
 
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> None:
-    """Until all are done, or one has failed; signals are handed on, once."""
+    """Until all are done, or one has failed; a signal is handed on, and then all are waited for."""
     told = False
     with stop.deferred() as signal:
         while any(process.poll() is None for process in running):
@@ -167,7 +210,7 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> None:
                 told = True
                 for process in running:
                     process.send_signal(wish)
-            if any(process.poll() for process in running):
+            if not told and any(process.poll() for process in running):
                 return
             time.sleep(0.1)
 

@@ -1,8 +1,9 @@
 """The training loop: a generator of steps over a plan that is fixed before the first one.
 
-Everything random in a step comes from (seed, step), so a run that is continued from any checkpoint
-makes the same steps as one that was never stopped. Legend: a step is one optimizer update, made
-from `gradient_accumulation_steps` batches.
+Everything random in a step comes from (seed, step, batch), so a run that is continued from any
+checkpoint makes the same steps as one that was never stopped, and several processes make those of
+one alone, up to the order of sums. Legend: a step is one optimizer update, made from
+`gradient_accumulation_steps` batches, which processes share.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from kdpipe.loader import Batch, read_ahead, read_batch
 from kdpipe.objectives.base import Unit
 from kdpipe.optimizer import new_optimizer, parameters_of
 from kdpipe.parts import EMBEDDING, Needs
+from kdpipe.processes import here
 from kdpipe.terms import Terms
 from kdpipe.train_spec import TrainSpec
 
@@ -200,7 +202,8 @@ def fit(run: Run) -> Iterator[Step]:
     groups = itertools.islice(plan(run, run.progress.step), total - run.progress.step)
 
     def read(group: list[Rows]) -> list[Batch]:
-        return [read_batch(run.corpus, run.caches, needs, rows, run.gold) for rows in group]
+        mine = here().mine(group)
+        return [read_batch(run.corpus, run.caches, needs, rows, run.gold) for rows in mine]
 
     for batches in read_ahead(groups, read):
         number = run.progress.step + 1
@@ -246,9 +249,10 @@ def measure(run: Run) -> dict[str, float]:
         first = next(iter(run.caches))
         needs[first] = needs.get(first, Needs()) | {EMBEDDING}
     of_student = run.terms.needs_of_student() | ({EMBEDDING} if with_cosine else set())
-    plan = [rows[batch] for batch in by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)]
+    batches = by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)
+    plan = [rows[batch] for batch in here().mine(batches)]
     # Labels and tokens alone are read first: they say what each batch is a share of.
-    whole = _count([read_batch(run.corpus, {}, {}, some, run.gold) for some in plan])
+    whole = _count_all([read_batch(run.corpus, {}, {}, some, run.gold) for some in plan])
     loss = cosine = 0.0
     run.student.eval()
     for batch_rows in plan:
@@ -261,6 +265,9 @@ def measure(run: Run) -> dict[str, float]:
         if with_cosine:
             theirs = batch.teachers[first][EMBEDDING]
             cosine += float(functional.cosine_similarity(said[EMBEDDING], theirs, dim=-1).sum())
+    sums = torch.tensor([loss, cosine], dtype=torch.float64)
+    here().add_up(sums)
+    loss, cosine = sums.tolist()
     measured = {"eval_loss": loss}
     return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})
 
@@ -268,25 +275,27 @@ def measure(run: Run) -> dict[str, float]:
 def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:
     """Step `number` (from 1) of `total`, made from its batches; raises NonFiniteError."""
     spec = run.spec
-    whole = _count(batches)
+    whole = _count_all(batches)
     rate = learning_rate(spec, number, total)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["share"]
-    torch.manual_seed((spec.seed << 32) + number)
     run.student.train()
     sums = torch.zeros(1 + len(run.terms.terms), device=run.device)
-    for batch in batches:
-        here = batch.to(run.device)
+    for index, batch in enumerate(batches):
+        _seed(spec.seed, number, here().rank + index * here().size)
+        moved = batch.to(run.device)
         share = _share(_count([batch]), whole)
         with autocast(run.device, run.dtype):
-            said = run.student(here.tokens, run.terms.needs_of_student())
+            said = run.student(moved.tokens, run.terms.needs_of_student())
             value, parts = run.terms(
-                said, here, progress=(number - 1) / max(1, total - 1), share=share
+                said, moved, progress=(number - 1) / max(1, total - 1), share=share
             )
         sums += torch.stack([value.detach(), *parts.values()])
         if value.requires_grad:
             run.scaler.scale(value).backward()
+    here().add_up(sums)
     parameters = parameters_of(run.optimizer)
+    here().add_up_gradients(parameters)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
         run.scaler.unscale_(run.optimizer)
@@ -379,8 +388,23 @@ def _epoch(run: Run, epoch: int) -> list[Rows]:
     return epoch_plan(rows, lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
 
 
+def _seed(seed: int, step: int, batch: int) -> None:
+    """Dropout of a batch: the same in whatever process it is."""
+    mixed = np.random.SeedSequence([seed, step, batch]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed[0] >> 1))
+
+
 def _count(batches: list[Batch]) -> Counter[Unit]:
+    """Of this process' batches."""
     return sum((batch.count() for batch in batches), Counter())
+
+
+def _count_all(batches: list[Batch]) -> Counter[Unit]:
+    """Of all processes' batches."""
+    mine, units = _count(batches), get_args(Unit)
+    counts = torch.tensor([mine[unit] for unit in units])
+    here().add_up(counts)
+    return Counter(dict(zip(units, counts.tolist(), strict=True)))
 
 
 def _share(part: Counter[Unit], whole: Counter[Unit]) -> dict[Unit, float]:

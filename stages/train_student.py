@@ -6,7 +6,14 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from kdpipe import versions
-from kdpipe.options import Device, Names, PipelineFile, StageVersion, expect_version
+from kdpipe.options import (
+    Device,
+    Names,
+    PipelineFile,
+    Processes,
+    StageVersion,
+    expect_version,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +38,7 @@ def train(
     pipeline: PipelineFile,
     names: Names = None,
     device: Device = "auto",
+    processes: Processes = 1,
     stage_version: StageVersion = None,
 ) -> None:
     """Train a student from what its caches hold: a loadable model in artifacts/students/NAME.
@@ -40,21 +48,26 @@ def train(
 
     Example: kdpipe train pipelines/demo.yaml small
     """
+    from kdpipe.processes import share_among, together
     from kdpipe.project import open_project
 
     expect_version(stage_version, versions.TRAIN)
     project = open_project(pipeline)
     known = project.pipeline
-    for whole in dict.fromkeys(map(known.trained_as, known.choose_students(names))):
-        _train(project, whole, device)
+    chosen = dict.fromkeys(map(known.trained_as, known.choose_students(names)))
+    share_among(processes)
+    with together():
+        for whole in chosen:
+            _train(project, whole, device)
 
 
 def _train(project: Project, whole: str, device: str) -> None:
     from kdpipe import artifact, io, write_student
+    from kdpipe.processes import here
     from kdpipe.progress import say
 
     asked = _asked(project, whole)
-    with io.lock(project.lock("student", whole), f"student {whole}"):
+    with here().lock(project.lock("student", whole), f"student {whole}"):
         if all(
             artifact.is_current(project.student_folder(name), write_student.KIND, *some[:2])
             for name, some in asked.items()
@@ -65,9 +78,10 @@ def _train(project: Project, whole: str, device: str) -> None:
         key = io.identity([some[:2] for some in asked.values()])[:32]
         runs = project.root / ".kdpipe" / "runs" / key
         jobs = _trained(project, whole, asked, runs, device)
-        for name, job in jobs.items():
-            write_student.write_student(project, name, job, asked[name].inputs)
-        io.remove(runs)
+        if here().leads:
+            for name, job in jobs.items():
+                write_student.write_student(project, name, job, asked[name].inputs)
+            io.remove(runs)
     for name, job in jobs.items():
         best = job.run.progress
         measured = ", ".join(f"{key} {value:.4f}" for key, value in best.best.items())
