@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -45,14 +46,16 @@ def by_length(lengths: Lengths, tokens_per_batch: int, overhead: int | None = No
 
 
 def epoch_plan(
-    rows: Rows, lengths: Lengths, tokens_per_batch: int, *, seed: int, epoch: int
+    rows: Rows, lengths: Lengths, tokens_per_batch: int, *, seed: int, epoch: int, again: int = 0
 ) -> list[Rows]:
     """The batches of one epoch in their order, the same for any number of workers.
 
     Rows are shuffled, taken in pools of about 64 batches, sorted by length within a pool, cut, and
     the batches of all pools are shuffled: random enough to train on, and nearly without padding.
+    Where an epoch goes through them several times, `again` counts these.
     """
-    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    # Zeros at its end change nothing of what a seed gives; its third number tells other uses apart.
+    generator = np.random.Generator(np.random.PCG64([seed, epoch, 0, again]))
     shuffled = generator.permutation(rows)
     # A row belongs to the pool in which its last token is, counted over all rows.
     pool_of = (np.cumsum(lengths[shuffled], dtype=np.int64) - 1) // (_POOL * tokens_per_batch)
@@ -61,3 +64,23 @@ def epoch_plan(
     for pool in np.split(shuffled, borders):
         batches += cut(pool[np.argsort(lengths[pool], kind="stable")], lengths, tokens_per_batch)
     return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def alternate(
+    kinds: Sequence[Rows], lengths: Lengths, tokens_per_batch: int, *, seed: int, epoch: int
+) -> list[Rows]:
+    """The batches of one epoch, of each kind of rows in turn: one, other, one, other, ...
+
+    All rows of the kind with the most batches come once; those of the others, of which there has to
+    be one at least, come again in another order as often as that takes.
+    """
+    plans = [epoch_plan(rows, lengths, tokens_per_batch, seed=seed, epoch=epoch) for rows in kinds]
+    most = max(map(len, plans))
+    for place, rows in enumerate(kinds):
+        again = 0
+        while len(plans[place]) < most:
+            again += 1
+            plans[place] += epoch_plan(
+                rows, lengths, tokens_per_batch, seed=seed, epoch=epoch, again=again
+            )
+    return [plan[turn] for turn in range(most) for plan in plans]

@@ -154,6 +154,18 @@ class Corpus:
         )
 
     @functools.cached_property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """[R]: which rows have a label."""
+        found = []
+        for index in range(len(self.facts.blocks)):
+            block = self.block(index)
+            if block.labels is None:
+                found.append(np.zeros(len(block.held_out), np.bool_))
+            else:
+                found.append(block.labels.is_valid().to_numpy(zero_copy_only=False))
+        return np.concatenate(found)
+
+    @functools.cached_property
     def text_digests(self) -> npt.NDArray[np.void]:
         """[R]: the digest of each row's text, as one value that sorts."""
         blocks = [self.block(index).text_digest for index in range(len(self.facts.blocks))]

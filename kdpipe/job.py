@@ -96,7 +96,7 @@ def prepare(
     spec = project.pipeline.student(name)
     encoder, tokenizer = untrained(project, name, corpus)
     dims = {key: cache.dims for key, cache in caches.items()}
-    student.check(spec, encoder, corpus.facts, labelled=_labelled(corpus))
+    student.check(spec, encoder, corpus.facts, labelled=bool(corpus.labelled.any()))
     terms = Terms(spec, encoder.dims, dims)
     terms.check({key: cache.provides for key, cache in caches.items()})
     needs = terms.needs_of_teachers()
@@ -115,15 +115,6 @@ def prepare(
             " its first cache, as wide as its own: use eval_loss"
         )
     return Job(spec, run, project.teacher_of(name), tokenizer, Log())
-
-
-def _labelled(corpus: Corpus) -> bool:
-    """Whether any row has a label."""
-    blocks = range(len(corpus.facts.blocks))
-    return any(
-        (labels := corpus.block(number).labels) is not None and labels.null_count < len(labels)
-        for number in blocks
-    )
 
 
 def untrained(project: Project, name: str, corpus: Corpus) -> tuple[Encoder, Tokenizer]:

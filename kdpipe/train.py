@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdpipe.batches import Rows, by_length, epoch_plan
+from kdpipe.batches import Rows, alternate, by_length
 from kdpipe.corpus import Corpus
 from kdpipe.device import Dtype, autocast, pick_dtype
 from kdpipe.encoder import Encoder
-from kdpipe.errors import NonFiniteError
+from kdpipe.errors import NonFiniteError, UsageError
 from kdpipe.gold import Gold
 from kdpipe.join import Bools, Joined
 from kdpipe.loader import Batch, read_ahead, read_batch
@@ -160,7 +160,11 @@ def start(
     caches: Mapping[str, Joined],
     device: torch.device,
 ) -> Run:
-    """A run before its first step; raises UsageError for an optimizer that cannot be had."""
+    """A run before its first step.
+
+    Raises:
+        UsageError: an optimizer that cannot be had, or no rows of a kind that is to take turns.
+    """
     student.to(device)
     terms.to(device)
     if spec.torch_compile:
@@ -171,7 +175,9 @@ def start(
     problem = student.dims.problem
     gold = None if problem is None or not labelled else Gold(problem, student.dims.classes)
     progress = Progress()
-    return Run(spec, student, terms, corpus, caches, device, optimizer, scaler, progress, {}, gold)
+    run = Run(spec, student, terms, corpus, caches, device, optimizer, scaler, progress, {}, gold)
+    _kinds(run)
+    return run
 
 
 def total_steps(run: Run) -> int:
@@ -182,8 +188,8 @@ def total_steps(run: Run) -> int:
 
 
 def steps_per_epoch(run: Run) -> int:
-    """Optimizer steps of one pass over the training rows."""
-    return math.ceil(len(_epoch(run, 0)) / run.spec.gradient_accumulation_steps)
+    """Optimizer steps of one pass over the training rows, or over the kind with more batches."""
+    return math.ceil(len(_epoch(run, 0)) / _batches_in_step(run.spec))
 
 
 def fit(run: Run) -> Iterator[Step]:
@@ -370,7 +376,7 @@ def is_patience_over(training: Training) -> bool:
 
 def plan(run: Run, done: int) -> Iterator[list[Rows]]:
     """The batches of each step, from step `done` on."""
-    size = run.spec.gradient_accumulation_steps
+    size = _batches_in_step(run.spec)
     for epoch in itertools.count():
         batches = _epoch(run, epoch)
         groups = [batches[first : first + size] for first in range(0, len(batches), size)]
@@ -383,9 +389,32 @@ def rows_to_train(run: Run) -> Rows:
     return np.flatnonzero(~run.corpus.held_out & run.known)
 
 
+def _batches_in_step(spec: TrainSpec) -> int:
+    return spec.gradient_accumulation_steps * (2 if spec.parallel_batches else 1)
+
+
 def _epoch(run: Run, epoch: int) -> list[Rows]:
-    spec, rows, lengths = run.spec, rows_to_train(run), run.corpus.lengths
-    return epoch_plan(rows, lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
+    spec, lengths = run.spec, run.corpus.lengths
+    return alternate(_kinds(run), lengths, spec.tokens_per_batch, seed=spec.seed, epoch=epoch)
+
+
+def _kinds(run: Run) -> list[Rows]:
+    """The rows to train on; those with and those without a label apart, if they take turns.
+
+    Raises UsageError where there are none of the one or the other.
+    """
+    rows = rows_to_train(run)
+    if not run.spec.parallel_batches:
+        return [rows]
+    labelled = run.corpus.labelled[rows]
+    kinds = [rows[labelled], rows[~labelled]]
+    if not all(map(len, kinds)):
+        raise UsageError(
+            "parallel_batches needs rows with a label and rows without one to train on, the corpus"
+            f" has {len(kinds[0]):,} and {len(kinds[1]):,}: add a source of the other kind, or take"
+            " out parallel_batches"
+        )
+    return kinds
 
 
 def _seed(seed: int, step: int, batch: int) -> None:

@@ -31,6 +31,8 @@ class TrainSpec(Frozen):
     tokens_per_batch: PositiveInt = 4096
     """Padded tokens in one forward pass of the student."""
     gradient_accumulation_steps: PositiveInt = 1
+    parallel_batches: bool = False
+    """Whether each batch of rows with a label has one of rows without beside it in its step."""
     optim: Literal["adamw_torch", "adafactor", "sgd"] = "adamw_torch"
     """`torch.optim.AdamW`, `Adafactor` or `SGD`."""
     optim_args: dict[str, bool | FiniteFloat] = {}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdpipe.batches import by_length, cut, epoch_plan
+from kdpipe.batches import alternate, by_length, cut, epoch_plan
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=300).map(
     lambda x: np.array(x, np.int32)
@@ -62,3 +62,30 @@ def test_batches_come_in_random_order_not_by_length():
 def test_few_rows(rows):
     plan = epoch_plan(rows, np.full(10, 5, np.int32), 100, seed=0, epoch=0)
     assert [batch.tolist() for batch in plan] == ([[7]] if len(rows) else [])
+
+
+def test_kinds_of_rows_take_turns_and_the_fewer_come_again_in_another_order():
+    lengths = np.random.default_rng(0).integers(5, 20, 300).astype(np.int32)
+    few, many = np.arange(0, 300, 10), np.setdiff1d(np.arange(300), np.arange(0, 300, 10))
+    plan = [b.tolist() for b in alternate([few, many], lengths, 64, seed=3, epoch=1)]
+    every = [b.tolist() for b in epoch_plan(many, lengths, 64, seed=3, epoch=1)]
+    once = [b.tolist() for b in epoch_plan(few, lengths, 64, seed=3, epoch=1)]
+    assert plan[1::2] == every
+    assert plan[0::2][: len(once)] == once
+    assert len(plan) == 2 * len(every) > 8 * len(once)
+    order = [row for batch in plan[0::2] for row in batch]
+    passes = [order[n : n + len(few)] for n in range(0, len(order), len(few))]
+    assert all(sorted(one) == few.tolist() for one in passes[:-1])
+    assert len({tuple(one) for one in passes}) == len(passes) > 4
+    assert alternate([many], lengths, 64, seed=3, epoch=1)[0].tolist() == every[0]
+    swapped = [b.tolist() for b in alternate([many, few], lengths, 64, seed=3, epoch=1)]
+    assert swapped[0::2] == plan[1::2]
+    assert swapped[1::2] == plan[0::2]
+
+
+def test_the_first_time_is_that_of_seed_and_epoch():
+    generator = np.random.Generator(np.random.PCG64([5, 2]))
+    plan = epoch_plan(np.arange(50), np.full(50, 7, np.int32), 7, seed=5, epoch=2)
+    order = generator.permutation(np.arange(50))
+    wanted = [[int(order[n])] for n in generator.permutation(50)]
+    assert [batch.tolist() for batch in plan] == wanted
