@@ -22,6 +22,7 @@ from kdpipe.device import autocast
 from kdpipe.loader import Batch, read_batch
 from kdpipe.progress import set_quiet
 from kdpipe.project import open_project
+from kdpipe.run import Run
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"ratio                          {statistics.median(ratios[1:]):9.3f}")
 
 
-def bare(run: train.Run, batches: list[Batch]) -> None:
+def bare(run: Run, batches: list[Batch]) -> None:
     """The plain loop."""
     run.student.train()
     needs = run.terms.needs_of_student()

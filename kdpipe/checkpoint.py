@@ -20,7 +20,7 @@ from torch import Tensor
 from kdpipe import artifact, io
 from kdpipe.errors import ArtifactError
 from kdpipe.optimizer import memory_of, remember
-from kdpipe.train import Progress, Training
+from kdpipe.run import Progress, Training
 from kdpipe.train_spec import TrainSpec
 
 STATE = "state.json"

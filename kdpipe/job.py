@@ -19,9 +19,9 @@ from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
 from kdpipe.processes import here
 from kdpipe.progress import Progress, say
+from kdpipe.run import Run, Step, Training
 from kdpipe.terms import Terms
 from kdpipe.tokenizer import Tokenizer
-from kdpipe.train import Run, Step, Training
 
 if TYPE_CHECKING:
     from kdpipe.project import Project, Teacher

@@ -22,7 +22,7 @@ from kdpipe.batches import Rows
 from kdpipe.device import Dtype
 from kdpipe.loader import Batch, read_ahead, read_batch
 from kdpipe.processes import here
-from kdpipe.train import Progress, Run, Step
+from kdpipe.run import Progress, Run, Step
 from kdpipe.train_spec import TrainSpec
 
 _TURNS = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kdpipe import io
 from kdpipe.folder import write_model
+from kdpipe.run import Run
 from kdpipe.tokenizer import Tokenizer
-from kdpipe.train import Run
 
 _PREFIX = "checkpoint-"
 

@@ -32,7 +32,7 @@ LAYERS = """
     pipeline speed
     corpus_rows
     dvc evaluate student teacher terms word_tokenizer write_corpus
-    dry_run import_targets optimizer project
+    dry_run import_targets optimizer project run
     train
     checkpoint multitask snapshots
     job

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,7 +20,7 @@ from kdpipe.pipeline import StudentSpec
 from kdpipe.sources import Row
 from kdpipe.train_spec import TrainSpec
 from tests.pieces import new_project, sentences
-from tests.runs import new_job, state, student
+from tests.runs import new_job, same, state, student
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -57,8 +56,7 @@ def test_the_last_saves_are_models_like_the_student_itself(project: Path) -> Non
     for number in (8, 12):
         folder = FOLDER / f"checkpoint-{number}"
         found = load_file(folder / "model.safetensors")
-        assert found.keys() == seen[number].keys()
-        assert all(torch.equal(found[name], seen[number][name]) for name in found)
+        assert same(found, seen[number])
         assert AutoModel.from_pretrained(folder).config.hidden_size == 16
         # The dense layer to the teacher's width is part of what loads.
         subject = predict.open_subject(folder, "cpu")
@@ -77,8 +75,7 @@ def test_another_student_starts_from_one(project: Path) -> None:
     model = {"kind": "checkpoint", "model": str(FOLDER / "checkpoint-8")}
     work = new_job(project, student(model=model))
     found = load_file(FOLDER / "checkpoint-8" / "model.safetensors")
-    begun = of_model(state(work))
-    assert all(torch.equal(begun[name], found[name]) for name in found)
+    assert same(of_model(state(work)), found)
     missing = str(FOLDER / "checkpoint-7")
     with pytest.raises(ArtifactError) as caught:
         new_job(project, student(model=model | {"model": missing}))
