@@ -102,7 +102,7 @@ def prepare(
     needs = terms.needs_of_teachers()
     joined = {key: join(corpus, cache, needs.get(key, Needs())) for key, cache in caches.items()}
     run = train.start(spec.train, encoder, terms, corpus, joined, pick_device(device))
-    batches, processes = spec.train.gradient_accumulation_steps, here().size
+    batches, processes = train.batches_in_step(spec.train), here().size
     if processes > batches:
         raise UsageError(
             f"{processes} processes share the batches of a step, which has {batches}: set"

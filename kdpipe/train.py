@@ -77,7 +77,7 @@ def total_steps(run: Run) -> int:
 
 def steps_per_epoch(run: Run) -> int:
     """Optimizer steps of one pass over the training rows, or over the kind with more batches."""
-    return math.ceil(len(_epoch(run, 0)) / _batches_in_step(run.spec))
+    return math.ceil(len(_epoch(run, 0)) / batches_in_step(run.spec))
 
 
 def fit(run: Run) -> Iterator[Step]:
@@ -264,7 +264,7 @@ def is_patience_over(training: Training) -> bool:
 
 def plan(run: Run, done: int) -> Iterator[list[Rows]]:
     """The batches of each step, from step `done` on."""
-    size = _batches_in_step(run.spec)
+    size = batches_in_step(run.spec)
     for epoch in itertools.count():
         batches = _epoch(run, epoch)
         groups = [batches[first : first + size] for first in range(0, len(batches), size)]
@@ -277,7 +277,7 @@ def rows_to_train(run: Run) -> Rows:
     return np.flatnonzero(~run.corpus.held_out & run.known)
 
 
-def _batches_in_step(spec: TrainSpec) -> int:
+def batches_in_step(spec: TrainSpec) -> int:
     return spec.gradient_accumulation_steps * (2 if spec.parallel_batches else 1)
 
 
