@@ -79,9 +79,11 @@ def by_transformers(folder: Path, tokens: Tokens) -> Tensor:
     return logits[mask]
 
 
-def made_project(root: Path, storage: str = "fp32", top_k: int = 16, **sections: Any) -> Any:
+def made_project(
+    root: Path, storage: str = "fp32", top_k: int = 16, family: str = "bert", **sections: Any
+) -> Any:
     """A project with a masked corpus, and a cache with both forms of the target."""
-    masked_folder(root / "teacher")
+    masked_folder(root / "teacher", family)
     targets: list[dict[str, Any]] = [{"kind": "embedding"}]
     targets += [{"kind": "mlm", "top_k": top_k}, {"kind": "mlm", "top_k": 5, "where": "all"}]
     cache = {

@@ -45,6 +45,8 @@ from tests.mlm import (
 from tests.pieces import asking, make_cache, make_corpus, new_project, sentences
 from tests.reader import read_safetensors
 
+FAMILIES = ["roberta", "distilbert", "electra", "mpnet", "modernbert"]
+
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +54,9 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_corpus, "SPREAD", 100)
 
 
-def both(root: Path, storage: str) -> tuple[Batch, Batch, Any]:
+def both(root: Path, storage: str, family: str = "bert") -> tuple[Batch, Batch, Any]:
     """The same rows live and cached, and the cache."""
-    place = made_project(root, storage)
+    place = made_project(root, storage, family=family)
     corpus = make_corpus(place)
     cache, _ = make_cache(place, corpus)
     rows = np.random.default_rng(1).permutation(60)[:17]
@@ -68,9 +70,12 @@ def both(root: Path, storage: str) -> tuple[Batch, Batch, Any]:
 
 
 @pytest.mark.usefixtures("_small_blocks")
-@pytest.mark.parametrize("storage", TOLERANCE)
-def test_a_cache_is_as_good_as_a_live_teacher(project: Path, storage: str) -> None:
-    live, cached, cache = both(project, storage)
+@pytest.mark.parametrize(
+    ("storage", "family"),
+    [*((storage, "bert") for storage in TOLERANCE), *(("fp32", family) for family in FAMILIES)],
+)
+def test_a_cache_is_as_good_as_a_live_teacher(project: Path, storage: str, family: str) -> None:
+    live, cached, cache = both(project, storage, family)
     assert cache.dims.masked == MASKED_LOGITS._replace(top_k=16)
     for part in cache.provides - {EMBEDDING}:
         (said, read) = (unpacked(one.teachers["said"][part]) for one in (live, cached))
@@ -253,7 +258,7 @@ def test_another_tokenizer_than_the_teachers_is_refused(project: Path) -> None:
     place = made_project(project)
     corpus = make_corpus(place)
     cache, _ = make_cache(place, corpus)
-    other = {"mine": {**CORPUS, "mlm_probability": 0.5}}
+    other = {"mine": {"sources": CORPUS["sources"], "tokenizer": {"kind": "words"}}}
     mine = make_corpus(new_project(project, sentences(60), corpora=other), "mine")
     with pytest.raises(UsageError) as caught:
         join(mine, cache, frozenset({MASKED_LOGITS._replace(top_k=16)}))
