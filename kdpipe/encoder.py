@@ -165,7 +165,7 @@ class Encoder(nn.Module):
         ):
             said = model(**inputs, output_hidden_states=wants_states, return_dict=True)
         values = {part: value[mask].float() for part, value in taken.items()}
-        values |= {part: value.float() for part, value in given.items()}
+        values |= {Part("module", module=name): value.float() for name, value in given.items()}
         for part in needs:
             if part.name == "hidden":
                 assert part.layer is not None

@@ -16,16 +16,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdpipe.errors import UsageError
-from kdpipe.parts import Needs, Part
+from kdpipe.parts import Needs
 
 
 @dataclass
 class _Sink:
     """What one forward pass wants and has got."""
 
-    wanted: Needs
+    wanted: set[str]
     mask: Tensor
-    values: dict[Part, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
 
 
 # A variable of its own in each thread: several passes may go through one model at a time.
@@ -34,8 +34,10 @@ _INSTALLING = threading.Lock()
 
 
 @contextmanager
-def modules_tapped(model: nn.Module, wanted: Needs, mask: Tensor) -> Iterator[dict[Part, Tensor]]:
+def modules_tapped(model: nn.Module, wanted: Needs, mask: Tensor) -> Iterator[dict[str, Tensor]]:
     """While it lasts, a forward pass of rows with `mask [B, T]` fills the mapping with `[N, D]`.
+
+    Its keys are the names of the modules that parts of `wanted` have.
 
     Of a module that gives several things the first one counts.
 
@@ -43,20 +45,19 @@ def modules_tapped(model: nn.Module, wanted: Needs, mask: Tensor) -> Iterator[di
         UsageError: a module that is not there, that a pass calls not once, or that does not give
             one vector for each token.
     """
-    sink = _Sink(frozenset(part for part in wanted if part.module is not None), mask)
+    sink = _Sink({part.module for part in wanted if part.module is not None}, mask)
     if not sink.wanted:
         yield sink.values
         return
-    for part in sink.wanted:
-        assert part.module is not None
-        _install(model, part.module)
+    for name in sink.wanted:
+        _install(model, name)
     token = _SINK.set(sink)
     try:
         yield sink.values
     finally:
         _SINK.reset(token)
-    for part in sink.wanted - sink.values.keys():
-        raise UsageError(f"{part} takes no part in a pass: {_REMEDY}")
+    for name in sink.wanted - sink.values.keys():
+        raise UsageError(f"module {name} takes no part in a pass: {_REMEDY}")
 
 
 _REMEDY = "name one that is called once and gives a vector for each token, or use hidden states"
@@ -71,7 +72,7 @@ def _install(model: nn.Module, name: str) -> None:
         module = found[name]
         known = module.__dict__.setdefault("_kdpipe_names", [])
         if name not in known:
-            module.register_forward_hook(_hook(Part("module", module=name)))
+            module.register_forward_hook(_hook(name))
             known.append(name)
 
 
@@ -83,13 +84,13 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(repr(one) for one in close)}?"
 
 
-def _hook(part: Part) -> Any:
+def _hook(name: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         sink = _SINK.get()
-        if sink is None or part not in sink.wanted:
+        if sink is None or name not in sink.wanted:
             return
-        if part in sink.values:
-            raise UsageError(f"{part} is called several times in a pass: {_REMEDY}")
+        if name in sink.values:
+            raise UsageError(f"module {name} is called several times in a pass: {_REMEDY}")
         if isinstance(output, dict):
             output = tuple(output.values())
         if isinstance(output, tuple | list):
@@ -98,8 +99,8 @@ def _hook(part: Part) -> Any:
         if shape is None or len(shape) != 3 or shape[:2] != [*sink.mask.shape]:
             gives = type(output).__name__ if shape is None else f"the shape {shape}"
             rows = "{} rows of {} tokens".format(*sink.mask.shape)
-            raise UsageError(f"{part} gives {gives} for {rows}: {_REMEDY}")
+            raise UsageError(f"module {name} gives {gives} for {rows}: {_REMEDY}")
         # Taken at once: a module behind it may change in place what this one gives.
-        sink.values[part] = output[sink.mask]
+        sink.values[name] = output[sink.mask]
 
     return hook

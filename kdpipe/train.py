@@ -56,6 +56,8 @@ def start(
     student.to(device)
     terms.to(device)
     if spec.torch_compile:
+        # Otherwise a layer with a tap runs as its neighbour without one was compiled.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
         student.model.compile(dynamic=True)
     optimizer = new_optimizer(spec, student, terms, device)
     scaler = torch.amp.GradScaler(device.type, enabled=spec.fp16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from kdpipe import job, train
 from kdpipe.activations import Tokens
 from kdpipe.encoder import Encoder, observe
 from kdpipe.errors import UsageError
-from kdpipe.job import untrained
 from kdpipe.parts import Part
 from kdpipe.project import open_project
 from tests.ends import Capture, command, fails
@@ -242,10 +245,34 @@ def test_what_cannot_be_matched_is_told_before_the_first_step(here: Path, capsys
         assert fails(capsys, ["train", str(FILE)], code).startswith(wanted)
 
 
+@pytest.mark.slow
+# torch looks at every tensor where a compiled pass is cut, as it is at a tap.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_student_gives_them_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Traced as usual, but run by torch: the compiler takes minutes.
+    compiled_by = functools.partialmethod(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(PreTrainedModel, "compile", compiled_by)
+    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)
+    shape = SHAPE.replace("layers: 1", "layers: 2")
+    objective = OBJECTIVE.replace("layer.0.output", "layer.1.intermediate")
+    found = []
+    for compiled in ("false", "true"):
+        of_modules(objectives=objective)
+        text = FILE.read_text().replace(SHAPE, shape)
+        FILE.write_text(text.replace("max_steps: 4", f"max_steps: 2, torch_compile: {compiled}"))
+        if not found:
+            command(["tokenize", str(FILE)])
+            command(["cache-teacher", str(FILE)])
+        project = open_project(FILE)
+        work = job.prepare(project, "small", *project.inputs("small"), "cpu")
+        found.append([step.loss for step in train.fit(work.run)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_modules_of_a_net_of_words(project: Path) -> None:
     model = {"kind": "cnn_lstm", "word_width": 8, "hidden_size": 6}
     place = write(project, {"s": {**TOKEN, "corpus": "tags-by-words", "model": model}})
     command(["tokenize", "p.yaml", "tags-by-words"])
-    student, _ = untrained(place, "s", place.corpus("tags-by-words"))
+    student, _ = job.untrained(place, "s", place.corpus("tags-by-words"))
     names = [name for name, _ in student.base.named_modules()]
     assert student.module_width(next(name for name in names if name.endswith("words"))) == 8
