@@ -134,24 +134,27 @@ def test_a_student_of_states_alone_has_the_width_of_its_own_shape(here: Path) ->
     assert load_file(folder / "projections.safetensors")["0-hidden.2.weight"].shape == (32, 16)
 
 
-@pytest.mark.parametrize("limit", [32, 12])
-def test_logits_of_words_teach_a_tagger(here: Path, limit: int) -> None:
+@pytest.mark.parametrize(("limit", "reads"), [(32, "text"), (12, "text"), (12, "words")])
+def test_logits_of_words_teach_a_tagger(here: Path, limit: int, reads: str) -> None:
     tiny_headed_folder(Path("headed"), "token", classes=("O", "B", "I"))
     head = HEAD.replace("[text.txt]", "[text.txt], split_words: true")
+    source = "{kind: files, files: [text.txt], split_words: true}"
+    words = f"  words: {{sources: [{source}], tokenizer: {{kind: words}}, validation: 0.2}}\n"
     both(
         "{part: logits, per: word, classes: [O, B, I], file: words.safetensors}",
         "{kind: logits, per: token}",
-        "head: {kind: token}, objectives: [{kind: logits}, {kind: labels, pseudo_labels: true}]",
-        head.replace("length: 32", f"length: {limit}"),
+        f"corpus: {reads}, head: {{kind: token, classes: [O, B, I]}},"
+        " objectives: [{kind: logits}, {kind: labels, pseudo_labels: true}]",
+        head.replace("length: 32", f"length: {limit}") + words,
     )
     FILE.write_text(FILE.read_text().replace("{model: teacher,", "{model: headed,"))
     cache, said = said_by_teacher()
     rows = cache.corpus.gather(np.arange(cache.facts.rows))
-    words = cache.corpus.words(np.arange(cache.facts.rows))
+    texts = cache.corpus.words(np.arange(cache.facts.rows))
     assert (cache.corpus.facts.cut_rows > 10) == (limit == 12)
     values, places = [], first_tokens(rows)
     starts = np.cumsum(rows.lengths) - rows.lengths
-    for start, length, row in zip(starts, rows.lengths, words, strict=True):
+    for start, length, row in zip(starts, rows.lengths, texts, strict=True):
         here_, logits = places[start : start + length], said[TOKEN_LOGITS][start : start + length]
         # As a teacher without a limit has them: also for words that the corpus has not read.
         values.append(torch.full((len(row), 3), 9.0))
