@@ -280,6 +280,7 @@ def rows_to_train(run: Run) -> Rows:
 
 
 def batches_in_step(spec: TrainSpec) -> int:
+    """Of all processes, and of rows with and without labels where each is a batch of its own."""
     return spec.gradient_accumulation_steps * (2 if spec.parallel_batches else 1)
 
 
