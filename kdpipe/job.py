@@ -13,6 +13,7 @@ from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.idle import Idle
 from kdpipe.join import join
 from kdpipe.multitask import Together
 from kdpipe.parts import Needs
@@ -192,6 +193,8 @@ def _train(
     vars(log).update(checkpoint.resume(runs, training))
     spec, done = training.spec, training.progress.step
     every = checkpoint.steps_between(spec, total)
+    terms = [term for job in kept.values() for term in job.run.terms.terms]
+    idle = None if done else Idle(training.modules, terms)
     if done:
         say(f"continuing after step {done} of {total}")
     with stop.deferred() as signal, Progress("train", total, "steps", done=done) as bar:
@@ -200,6 +203,8 @@ def _train(
             full = last or step.number % spec.logging_steps == 0 or step.measured is not None
             log.add(step, full=full)
             bar.advance(1, note=_note(step))
+            if idle is not None and (line := idle.note(step)) is not None:
+                say(line)
             wish, saves = here().agreed(signal()), step.number % every == 0
             for folder, job in kept.items() if saves and here().leads else ():
                 snapshots.take(folder, job.run, job.tokenizer)

@@ -34,7 +34,7 @@ LAYERS = """
     dvc evaluate student teacher terms word_tokenizer write_corpus
     dry_run import_targets optimizer project run
     train
-    checkpoint multitask snapshots
+    checkpoint idle multitask snapshots
     job
     predict subjects write_student
     cli
