@@ -18,6 +18,7 @@ import numpy as np
 from kdpipe import modules
 from kdpipe.device import pick_device
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.hub import read_json
 from kdpipe.load import load_encoder
 from kdpipe.parts import EMBEDDING, LOGITS, Problem
 from kdpipe.sources import Conll, Files
@@ -25,6 +26,7 @@ from kdpipe.sources.columns import Columns
 from kdpipe.sources.formats import READERS, read_txt, suffix_of
 from kdpipe.sources.row import Row
 from kdpipe.sources.squad import Question
+from kdpipe.tasks.masked_language import guesses_of
 from kdpipe.tasks.question_answering import answers_of
 from kdpipe.tasks.subject import Subject, Vectors, read, say
 from kdpipe.tasks.tagging import tags_of
@@ -35,13 +37,19 @@ _AT_A_TIME = 1024
 """Rows that are in memory together."""
 
 
-def open_subject(folder: Path, device: str) -> Subject:
-    """A model folder, ready to be asked.
+def guesses_tokens(folder: Path) -> bool:
+    """Whether a model folder says that it is a masked language model; other models say so too."""
+    config = read_json(modules.transformer_folder(folder) / "config.json")
+    return any(str(name).endswith("ForMaskedLM") for name in config.get("architectures") or ())
+
+
+def open_subject(folder: Path, device: str, *, mlm: bool = False) -> Subject:
+    """A model folder, ready to be asked; with `mlm` for masked tokens.
 
     Raises:
         ArtifactError: not a model, or damaged.
     """
-    encoder = load_encoder(folder, modules.head_of(folder)).to(pick_device(device))
+    encoder = load_encoder(folder, modules.head_of(folder), mlm=mlm).to(pick_device(device))
     return Subject(
         name=folder.name,
         encoder=encoder,
@@ -104,7 +112,8 @@ def records(subject: Subject, rows: Iterable[Row]) -> Iterator[bytes]:
     """One line of JSON for each row, in their order.
 
     One class: `label` and its `score`, the probability. Any number of classes: `labels` and their
-    `scores`. A number: `score`. Words: `words` and `tags`, one each.
+    `scores`. A number: `score`. Words: `words` and `tags`, one each. Masked tokens: `tokens` and
+    their `scores`, of each mask token the five likeliest.
 
     Raises:
         UsageError: a model that answers questions.
@@ -156,6 +165,11 @@ def _records(subject: Subject, rows: list[Row]) -> Iterator[dict[str, object]]:
     if problem == "token":
         for row, tags in zip(rows, tags_of(subject, rows), strict=True):
             yield {"words": list(row.words or ()), "tags": tags}
+        return
+    if problem == "mlm":
+        for found in guesses_of(subject, rows):
+            scores = [[round(score, 6) for score in some] for _, some in found]
+            yield {"tokens": [tokens for tokens, _ in found], "scores": scores}
         return
     if problem == "span" or problem is None:
         raise UsageError(f"{subject.name} gives no labels of rows: use another model")

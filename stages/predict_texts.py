@@ -45,9 +45,10 @@ def predict(
     A classifier gives a label and its probability, a tagger a tag for each word (texts are cut into
     words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line; an output whose
     name ends in .conll has columns of words and tags), a regressor a number; a model without such a
-    head gives embeddings. A model that answers questions reads .json of SQuAD, or .jsonl, .parquet
-    or .arrow with columns id, question and context (blank ones are left out), and gives answers
-    with the probability of both their ends.
+    head gives embeddings. A masked language model, if the name of the output ends in .jsonl, gives
+    the likeliest tokens for each mask token of a text. A model that answers questions reads .json
+    of SQuAD, or .jsonl, .parquet or .arrow with columns id, question and context (blank ones are
+    left out), and gives answers with the probability of both their ends.
 
     Example: kdpipe predict artifacts/students/small my.txt vectors.npy
     """
@@ -57,9 +58,12 @@ def predict(
     from kdpipe.progress import say
     from kdpipe.sources import Squad
 
-    subject = predict.open_subject(find_model(model), device)
+    folder = find_model(model)
+    guesses = predict.guesses_tokens(folder)
+    subject = predict.open_subject(folder, device, mlm=guesses and output.suffix == ".jsonl")
     problem = subject.encoder.dims.problem
     suffixes = [".npy"] if subject.encoder.answers is None else [".jsonl"]
+    suffixes += [".jsonl"] if problem is None and guesses else []
     suffixes += [".conll"] if problem == "token" else []
     if output.suffix not in suffixes:
         gives = " and ".join(suffixes)

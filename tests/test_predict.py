@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from kdpipe import predict
@@ -27,6 +28,7 @@ from kdpipe.modules import HeadSpec, head_of
 from kdpipe.sources import Conll
 from kdpipe.sources.row import Row
 from tests.ends import command, fails
+from tests.masked import masked_folder
 from tests.tiny import SENTENCES, tiny_headed_folder, tiny_teacher_folder, tiny_tokenizer
 
 CLASSES = ("sun", "rain", "snow")
@@ -291,3 +293,21 @@ def test_answers_are_not_records() -> None:
     with pytest.raises(UsageError) as caught:
         next(predict.records(predict.open_subject(Path("model"), "cpu"), [Row("a")]))
     assert str(caught.value) == "model gives no labels of rows: use another model"
+
+
+def test_masked_tokens_are_guessed_as_transformers_guesses_them() -> None:
+    masked_folder(Path("model"), seed=3)
+    texts = ["The [MASK] sat on the [MASK].", "", "Nothing is hidden here."]
+    Path("my.txt").write_text("".join(f"{text}\n" for text in texts))
+    command(["predict", "model", "my.txt", "out.jsonl"])
+    first, second, third = map(json.loads, Path("out.jsonl").read_text().splitlines())
+    assert second == third == {"tokens": [], "scores": []}
+    fast = PreTrainedTokenizerFast.from_pretrained("model")
+    ids = fast(texts[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = AutoModelForMaskedLM.from_pretrained("model")(ids).logits[0]
+    likely, likeliest = logits[ids[0] == fast.mask_token_id].softmax(-1).topk(5)
+    assert first["tokens"] == [[fast.decode([one]) for one in some] for some in likeliest.tolist()]
+    assert np.allclose(first["scores"], likely, atol=1e-6)
+    command(["predict", "model", "my.txt", "out.npy"])
+    assert np.load("out.npy").shape == (3, 32)

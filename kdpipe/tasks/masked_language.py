@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdpipe.config import Frozen
-from kdpipe.errors import ArtifactError, NonFiniteError
+from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
 from kdpipe.parts import MASKED_LOGITS
+from kdpipe.tasks.subject import read, say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kdpipe.activations import Tokens
+    from kdpipe.sources.row import Row
     from kdpipe.tasks.subject import HeldOut, Subject
 
 _TOKENS = 2048
@@ -68,6 +73,37 @@ class MaskedLanguage(Frozen):
             said = held_out.likeliest[tokens.masked]
             scores["agreement"] = float((likeliest == said).double().mean())
         return scores
+
+
+def guesses_of(
+    subject: Subject, rows: Sequence[Row], top_k: int = 5
+) -> list[list[tuple[list[str], list[float]]]]:
+    """For each row, for each mask token in it: the likeliest tokens and their probabilities.
+
+    Raises:
+        UsageError: a tokenizer without a mask token.
+        NonFiniteError: the model gives NaN or Inf.
+    """
+    import torch
+
+    from kdpipe.masked_logits import unpacked
+    from kdpipe.masking import UNMASKED
+
+    backend, name = subject.tokenizer.backend, subject.tokenizer.special.get("mask_token")
+    if name is None:
+        raise UsageError(f"{subject.name} has no mask token: use a masked language model")
+    tokens, _ = read(subject, rows)
+    hidden = tokens.ids == backend.token_to_id(name)
+    tokens = replace(tokens, original=tokens.ids.where(hidden, UNMASKED))
+    said = torch.from_numpy(say(subject, tokens, MASKED_LOGITS._replace(top_k=top_k)))
+    logs, ids, _ = unpacked(said)
+    words = [
+        [backend.decode([one], skip_special_tokens=False).strip() for one in some]
+        for some in ids.tolist()
+    ]
+    each = iter(zip(words, logs.exp().tolist(), strict=True))
+    counts = [int(some.sum()) for some in hidden.split(tokens.lengths.tolist())]
+    return [list(islice(each, count)) for count in counts]
 
 
 def _guess(subject: Subject, tokens: Tokens) -> tuple[Tensor, Tensor]:
