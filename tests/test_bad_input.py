@@ -52,7 +52,7 @@ def test_no_pipeline_file(here: Path, capsys: Capture, stage: str) -> None:
         (
             "corpora: {}\n\nteacher: {}\n",
             "pipeline.yaml:3: unknown key 'teacher': did you mean 'teachers'? allowed: corpora,"
-            " teachers, caches, students, augmentations",
+            " teachers, caches, students, bodies, augmentations",
         ),
     ],
 )
