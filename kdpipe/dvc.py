@@ -111,7 +111,7 @@ def _augment(plan: _Plan, name: str) -> Stage:
 
 def _tokenize(plan: _Plan, name: str) -> Stage:
     spec = plan.pipeline.corpora[name]
-    files = _sources(plan, spec.sources)
+    files = _sources(plan, spec.every_source)
     keys = [f"corpora.{name}"]
     if isinstance(spec.tokenizer, str):
         teacher = plan.pipeline.teachers.get(spec.tokenizer)

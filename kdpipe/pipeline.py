@@ -50,9 +50,12 @@ class CorpusSpec(Frozen):
     """Put before every text; None takes the teacher's default prompt, if it has one."""
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
     """Share of rows held out of training, chosen by the text itself: a row never changes sides."""
+    validation_sources: tuple[Source, ...] = ()
+    """What is held out in place of a share: all rows of these, which are read first, and of what
+    they have nothing is trained on."""
     share: tuple[Share, Share] | None = None
-    """Only rows for which a number from 0 to 1, drawn by the text itself, is from the first of
-    these to below the second; None: all."""
+    """Only rows of `sources` for which a number from 0 to 1, drawn by the text itself, is from the
+    first of these to below the second; None: all."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the held-out split, of `share` and of masked tokens."""
     mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
@@ -61,7 +64,21 @@ class CorpusSpec(Frozen):
     deduplicate: bool = True
     """Keep only the first of equal texts."""
     max_rows: PositiveInt | None = None
-    """Stop after so many rows."""
+    """Stop after so many rows of `sources`."""
+
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """Those whose rows are held out too, in the order in which they are read."""
+        return (*self.validation_sources, *self.sources)
+
+    @model_validator(mode="after")
+    def _held_out_by_one_key(self) -> CorpusSpec:
+        if self.validation_sources and "validation" in self.model_fields_set:
+            raise ValueError(
+                "keys 'validation' and 'validation_sources' both say what is held out: take one of"
+                " them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _share_has_room(self) -> CorpusSpec:

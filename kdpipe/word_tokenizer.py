@@ -31,10 +31,10 @@ def word_tokenizer(spec: CorpusSpec, asked: WordTokenizer, root: Path) -> Tokeni
     from tokenizers.processors import TemplateProcessing
 
     splits, lower = {True: WhitespaceSplit(), False: BertPreTokenizer()}, Lowercase()
-    counts, kinds, distinct = Counter[str](), set[bool](), Distinct(spec, root)
-    for _, row in distinct:
+    counts, kinds = Counter[str](), set[bool]()
+    for _, row, held_out in Distinct(spec, root):
         kinds.add(row.words is not None)
-        if distinct.is_held_out(row):
+        if held_out:
             continue
         split = splits[row.words is not None]
         for text in (row.text, row.text_pair or ""):

@@ -13,14 +13,13 @@ import pyarrow as pa
 
 from kdpipe import artifact, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
-from kdpipe.corpus_rows import Distinct
+from kdpipe.corpus_rows import Chosen, Distinct
 from kdpipe.errors import ArtifactError
 from kdpipe.masking import UNMASKED, Masking
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
 from kdpipe.read_rows import as_words, read_rows
 from kdpipe.row_kinds import Kinds
-from kdpipe.sources import Row
 from kdpipe.tokenizer import Tokenizer
 
 SMALLEST = 4_096
@@ -45,7 +44,12 @@ class Reading:
 
 def source_digests(spec: CorpusSpec, root: Path) -> dict[str, str]:
     """What the text depends on beside the spec, by source."""
-    return {f"source.{i}": source.state(root) for i, source in enumerate(spec.sources)}
+    named = {"source": spec.sources, "validation_source": spec.validation_sources}
+    return {
+        f"{name}.{i}": source.state(root)
+        for name, sources in named.items()
+        for i, source in enumerate(sources)
+    }
 
 
 def write_corpus(
@@ -59,16 +63,13 @@ def write_corpus(
     """
     distinct = Distinct(spec, root)
     writer, rows = _Writer(spec, folder, reading, distinct), iter(distinct)
-    with Progress("tokenize", total=spec.max_rows, unit="rows") as bar:
+    total = None if spec.validation_sources else spec.max_rows
+    with Progress("tokenize", total=total, unit="rows") as bar:
         while chunk := list(itertools.islice(rows, _CHUNK)):
             writer.add(chunk)
             bar.advance(len(chunk))
     facts = writer.close()
-    if facts.rows == 0:
-        remedy = "check their files and columns" + (", or widen 'share'" if spec.share else "")
-        raise ArtifactError(f"the sources have no text: {remedy}")
-    if facts.held_out == facts.rows:
-        raise ArtifactError(f"all {facts.rows} rows are held out: lower 'validation' or add text")
+    _refuse_nothing_to_train_on(spec, facts)
     names = [block.name for block in facts.blocks]
     parts = tuple(artifact.part(folder, name) for name in names)
     io.prune(folder, {*names, artifact.MANIFEST})
@@ -84,6 +85,18 @@ def write_corpus(
         ),
     )
     return facts
+
+
+def _refuse_nothing_to_train_on(spec: CorpusSpec, facts: CorpusFacts) -> None:
+    """Raise ArtifactError for no rows, and for rows that all are held out."""
+    if facts.rows == 0:
+        remedy = "check their files and columns" + (", or widen 'share'" if spec.share else "")
+        raise ArtifactError(f"the sources have no text: {remedy}")
+    if facts.held_out == facts.rows:
+        remedy = "lower 'validation' or add text"
+        if spec.validation_sources:
+            remedy = "give 'sources' text that 'validation_sources' have not"
+        raise ArtifactError(f"all {facts.rows} rows are held out: {remedy}")
 
 
 @dataclass
@@ -123,15 +136,15 @@ class _Writer:
             )
         io.make_folder(folder)
 
-    def add(self, chunk: list[tuple[bytes, Row]]) -> None:
+    def add(self, chunk: list[Chosen]) -> None:
         """Tokenise rows and put them into blocks."""
         reading = self._reading
-        rows = as_words(reading.tokenizer, [row for _, row in chunk])
+        rows = as_words(reading.tokenizer, [chosen.row for chosen in chunk])
         self._kinds.add(rows)
         read = read_rows(reading.tokenizer, rows, reading.max_seq_length, reading.prompt)
         encoded = read.encoded
         if self._masking is not None:
-            encoded = self._masking.of(encoded, [chunk[index][0] for index in read.row_of])
+            encoded = self._masking.of(encoded, [chunk[index].digest for index in read.row_of])
         borders = np.cumsum(encoded.lengths)[:-1]
         original = None if encoded.original is None else np.split(encoded.original, borders)
         word_of = None if encoded.word_of is None else np.split(encoded.word_of, borders)
@@ -140,7 +153,7 @@ class _Writer:
         self._totals["cut_rows"] += read.cut
         self._totals["longest"] = max(self._totals["longest"], *lengths)
         for index, ids in enumerate(np.split(encoded.ids, borders)):
-            (digest, source), row = chunk[read.row_of[index]], rows[read.row_of[index]]
+            chosen, row = chunk[read.row_of[index]], rows[read.row_of[index]]
             block = self._rows
             block.ids.append(ids)
             block.lengths.append(lengths[index])
@@ -154,11 +167,11 @@ class _Writer:
             if original is not None:
                 block.original.append(original[index])
                 block.masked += int((original[index] != UNMASKED).sum())
-            block.digests.append(digest)
-            block.held_out.append(self._distinct.is_held_out(source))
+            block.digests.append(chosen.digest)
+            block.held_out.append(chosen.held_out)
             block.labels.append(read.labels[index])
             block.tokens += lengths[index]
-            if _ends_block(digest, lengths[index], block.tokens):
+            if _ends_block(chosen.digest, lengths[index], block.tokens):
                 self._flush()
 
     def close(self) -> CorpusFacts:

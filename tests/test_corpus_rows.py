@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kdpipe.corpus import Corpus
+from kdpipe.corpus import Corpus, text_digest
 from kdpipe.errors import ArtifactError
 from kdpipe.project import Project
+from kdpipe.write_corpus import source_digests
 from tests.pieces import make_corpus, new_project, sentences
 
 
@@ -125,3 +127,69 @@ def test_a_group_is_text_or_an_integer(project):
     assert str(caught.value) == (
         "a.jsonl:1: column 'who' is float, neither text nor an integer: choose another group_column"
     )
+
+
+def held_out(root: Path, dev: list[str], lines: list[str], **keys: Any) -> Corpus:
+    """A corpus of lines, all of another file held out."""
+    (root / "dev.txt").write_text("".join(f"{line}\n" for line in dev))
+    named = {"validation_sources": [{"kind": "files", "files": ["dev.txt"]}], **keys}
+    return make_corpus(new_project(root, lines, corpora=corpora(text=named)))
+
+
+def digests_of(lines: list[str]) -> list[bytes]:
+    return [text_digest(line) for line in lines]
+
+
+def test_rows_of_other_sources_are_held_out_and_no_others(project):
+    lines = sentences(120)
+    dev, both, own = lines[:20], lines[15:20], lines[20:]
+    made = held_out(project, dev, [*own[:50], *both, *own[50:]])
+    # A text that stands in both is held out, and never trained on.
+    assert [bytes(digest) for digest in made.text_digests] == digests_of([*dev, *own])
+    assert sides(made) == [True] * 20 + [False] * 100
+    assert (made.facts.held_out, made.facts.duplicates) == (20, 5)
+
+
+def test_what_is_held_out_is_not_trained_on_where_texts_may_come_twice(project):
+    lines = sentences(30)
+    dev, own = [*lines[:10], lines[0]], [*lines[5:], lines[29]]
+    made = held_out(project, dev, own, deduplicate=False)
+    wanted = digests_of([*dev, *lines[10:], lines[29]])
+    assert [bytes(digest) for digest in made.text_digests] == wanted
+    assert sides(made) == [True] * 11 + [False] * 21
+    assert made.facts.duplicates == 5
+
+
+def test_share_and_row_limit_are_about_what_is_trained_on(project):
+    lines = sentences(300)
+    half = held_out(project, lines[:50], lines[50:], share=[0.0, 0.5])
+    assert half.facts.held_out == 50
+    assert 100 < half.facts.rows - 50 < 150
+    assert held_out(project, lines[:50], lines[50:], max_rows=7).facts.rows == 57
+
+
+def test_other_rows_held_out_make_another_corpus(project):
+    place = new_project(project, sentences(9), corpora=corpora(text={}))
+    before = source_digests(place.pipeline.corpora["text"], place.root)
+    assert [*before] == ["source.0"]
+    found = []
+    for line in ("one.", "two."):
+        held_out(project, [line], sentences(9))
+        named = {"validation_sources": [{"kind": "files", "files": ["dev.txt"]}]}
+        place = new_project(project, sentences(9), corpora=corpora(text=named))
+        found.append(source_digests(place.pipeline.corpora["text"], place.root))
+    assert found[0]["source.0"] == found[1]["source.0"] == before["source.0"]
+    assert found[0]["validation_source.0"] != found[1]["validation_source.0"]
+
+
+def test_nothing_is_left_to_train_on(project):
+    with pytest.raises(ArtifactError) as caught:
+        held_out(project, sentences(5), sentences(5))
+    assert str(caught.value) == (
+        "all 5 rows are held out: give 'sources' text that 'validation_sources' have not"
+    )
+
+
+def test_rows_are_held_out_by_one_key(project):
+    with pytest.raises(ValueError, match="'validation' and 'validation_sources' both say what is"):
+        held_out(project, ["-"], ["-"], validation=0.0)

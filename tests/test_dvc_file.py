@@ -215,6 +215,13 @@ def test_a_missing_file_of_the_user_is_named(project: Path, edit: Edit, name: st
 
 
 @pytest.mark.usefixtures("project")
+def test_rows_that_are_held_out_are_read_from_files_too(edit: Edit) -> None:
+    sources = "sources: [{kind: python_docs}]"
+    edit(sources, f"{sources}\n    validation_sources: [{{kind: files, files: [text/a.txt]}}]")
+    assert _stages()["tokenize-raw"]["deps"] == ["text/a.txt", "tokens"]
+
+
+@pytest.mark.usefixtures("project")
 def test_targets_are_stages() -> None:
     known = ["tokenize-docs", "train-small"]
     assert dvc.choose(known, []) == []

@@ -58,6 +58,15 @@ def test_held_out_rows_give_no_words(project):
         assert unknown == (1 if held[row] else 0)
 
 
+def test_rows_of_other_sources_that_are_held_out_give_no_words(project):
+    Path("dev.txt").write_text("the cow.\n")
+    named = [{"kind": "files", "files": ["dev.txt"]}]
+    spec = corpus_spec([*TEXT, "the cow."]).model_dump(mode="json", exclude={"validation"})
+    asked = CorpusSpec.model_validate(spec | {"validation_sources": named})
+    assert not isinstance(asked.tokenizer, str)
+    assert words_of(word_tokenizer(asked, asked.tokenizer, Path())) == words_of(made(TEXT))
+
+
 def test_a_vocabulary_without_words_is_refused(project):
     with pytest.raises(ArtifactError) as caught:
         made(["a b", "c d"], tokenizer={"min_frequency": 2})
