@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kdpipe import train
+from kdpipe import train, validate
 from kdpipe.batches import Rows
 from kdpipe.device import Dtype
 from kdpipe.loader import Batch, read_ahead, read_batch
@@ -185,7 +185,7 @@ def plan(group: Together, done: int, total: int) -> Iterator[tuple[str, list[Row
 
 def measure(group: Together) -> dict[str, float]:
     """Means over the students that have held-out rows, then what was measured of each."""
-    each = {name: train.measure(run) for name, run in group.runs.items()}
+    each = {name: validate.measure(run) for name, run in group.runs.items()}
     keys = dict.fromkeys(key for measured in each.values() for key in measured)
     found: dict[str, float] = {}
     for key in keys:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from kdpipe.batches import Rows, alternate, by_length
+from kdpipe.batches import Rows, alternate
 from kdpipe.corpus import Corpus
 from kdpipe.device import autocast
 from kdpipe.encoder import Encoder
@@ -28,16 +25,13 @@ from kdpipe.errors import NonFiniteError, UsageError
 from kdpipe.gold import Gold
 from kdpipe.join import Joined
 from kdpipe.loader import Batch, read_ahead, read_batch
-from kdpipe.objectives.base import Unit
 from kdpipe.optimizer import new_optimizer, parameters_of
-from kdpipe.parts import EMBEDDING, Needs
 from kdpipe.processes import here
 from kdpipe.run import Progress, Run, Step, Training
+from kdpipe.shares import count_all, share_of
 from kdpipe.terms import Terms
 from kdpipe.train_spec import TrainSpec
-
-EVALUATED_ROWS = 2048
-"""Held-out rows, at most, that are measured during training."""
+from kdpipe.validate import measure
 
 
 def start(
@@ -134,44 +128,10 @@ def is_better(spec: TrainSpec, measured: Mapping[str, float], best: Mapping[str,
     return measured[name] > best[name] if name == "eval_cosine" else measured[name] < best[name]
 
 
-def measure(run: Run) -> dict[str, float]:
-    """`eval_loss` (weights as at the end of training) and `eval_cosine` on held-out rows."""
-    rows = np.flatnonzero(run.corpus.held_out & run.known)[:EVALUATED_ROWS]
-    if not len(rows):
-        return {}
-    needs = dict(run.terms.needs_of_teachers())
-    with_cosine = run.measures_cosine
-    if with_cosine:
-        first = next(iter(run.caches))
-        needs[first] = needs.get(first, Needs()) | {EMBEDDING}
-    of_student = run.terms.needs_of_student() | ({EMBEDDING} if with_cosine else set())
-    batches = by_length(run.corpus.lengths[rows], run.spec.tokens_per_batch)
-    plan = [rows[batch] for batch in here().mine(batches)]
-    # Labels and tokens alone are read first: they say what each batch is a share of.
-    whole = _count_all([read_batch(run.corpus, {}, {}, some, run.gold) for some in plan])
-    loss = cosine = 0.0
-    run.student.eval()
-    for batch_rows in plan:
-        batch = read_batch(run.corpus, run.caches, needs, batch_rows, run.gold).to(run.device)
-        share = _share(_count([batch]), whole)
-        with torch.inference_mode(), autocast(run.device, run.dtype):
-            said = run.student(batch.tokens, of_student)
-            total, _ = run.terms(said, batch, progress=1.0, share=share)
-        loss += float(total)
-        if with_cosine:
-            theirs = batch.teachers[first][EMBEDDING]
-            cosine += float(functional.cosine_similarity(said[EMBEDDING], theirs, dim=-1).sum())
-    sums = torch.tensor([loss, cosine], dtype=torch.float64)
-    here().add_up(sums)
-    loss, cosine = sums.tolist()
-    measured = {"eval_loss": loss}
-    return measured | ({"eval_cosine": cosine / len(rows)} if with_cosine else {})
-
-
 def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:
     """Step `number` (from 1) of `total`, made from its batches; raises NonFiniteError."""
     spec = run.spec
-    whole = _count_all(batches)
+    whole = count_all(batches)
     rate = learning_rate(spec, number, total)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["share"]
@@ -180,7 +140,7 @@ def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: fl
     for index, batch in enumerate(batches):
         _seed(spec.seed, number, here().rank + index * here().size)
         moved = batch.to(run.device)
-        share = _share(_count([batch]), whole)
+        share = share_of(batch, whole)
         with autocast(run.device, run.dtype):
             said = run.student(moved.tokens, run.terms.needs_of_student())
             value, parts = run.terms(
@@ -312,21 +272,3 @@ def _seed(seed: int, step: int, batch: int) -> None:
     """Dropout of a batch: the same in whatever process it is."""
     mixed = np.random.SeedSequence([seed, step, batch]).generate_state(1, np.uint64)
     torch.manual_seed(int(mixed[0] >> 1))
-
-
-def _count(batches: list[Batch]) -> Counter[Unit]:
-    """Of this process' batches."""
-    return sum((batch.count() for batch in batches), Counter())
-
-
-def _count_all(batches: list[Batch]) -> Counter[Unit]:
-    """Of all processes' batches."""
-    mine, units = _count(batches), get_args(Unit)
-    counts = torch.tensor([mine[unit] for unit in units])
-    here().add_up(counts)
-    return Counter(dict(zip(units, counts.tolist(), strict=True)))
-
-
-def _share(part: Counter[Unit], whole: Counter[Unit]) -> dict[Unit, float]:
-    # There may be nothing masked, and no label.
-    return {unit: part[unit] / max(1, whole[unit]) for unit in get_args(Unit)}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from kdpipe import job, train
+from kdpipe import job, train, validate
 from kdpipe.errors import NonFiniteError
 from kdpipe.job import Job
 from kdpipe.train_spec import TrainSpec
@@ -113,7 +113,7 @@ def test_a_measurement_that_overflows_is_none(project: Path) -> None:
         work.run.student.model.get_submodule("encoder.layer.0.intermediate.dense").weight.mul_(1e6)
     work.run.progress.step = 1
     with pytest.raises(NonFiniteError, match="eval_loss of step 9 is nan"):
-        train.keep_best(work.run, replace(step, number=9, measured=train.measure(work.run)))
+        train.keep_best(work.run, replace(step, number=9, measured=validate.measure(work.run)))
 
 
 def test_one_number_type_is_chosen(project: Path) -> None:

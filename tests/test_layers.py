@@ -27,12 +27,13 @@ LAYERS = """
     cache card encoder gold vector_files
     folder join load streams tasks
     loader
-    students train_spec
+    shares students train_spec
     bodies
     pipeline speed
     corpus_rows
     dvc evaluate student teacher terms word_tokenizer write_corpus
     dry_run import_targets optimizer project run
+    validate
     train
     checkpoint idle multitask snapshots
     job

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kdpipe import checkpoint, dry_run, train, write_corpus
+from kdpipe import checkpoint, dry_run, train, validate, write_corpus
 from kdpipe.activations import Tokens
 from kdpipe.batches import by_length
 from kdpipe.encoder import observe
@@ -251,7 +251,7 @@ def test_batches_weigh_as_much_as_they_have_masked_tokens(project: Path) -> None
     divergence = top_k_kl(said, log_p + normalizer[:, None], indices, normalizer)
     # Held-out rows are measured in several batches.
     assert len(by_length(corpus.lengths[rows], run.spec.tokens_per_batch)) > 1
-    assert train.measure(run)["eval_loss"] == pytest.approx(float(labels + divergence), rel=1e-5)
+    assert validate.measure(run)["eval_loss"] == pytest.approx(float(labels + divergence), rel=1e-5)
 
 
 def test_another_tokenizer_than_the_teachers_is_refused(project: Path) -> None:

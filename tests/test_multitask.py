@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdpipe import checkpoint, heads, job, multitask, train
+from kdpipe import checkpoint, heads, job, multitask, train, validate
 from kdpipe.load import load_encoder
 from kdpipe.modules import head_of
 from tests.tiny import tiny_teacher_folder
@@ -208,7 +208,7 @@ def test_stopped_and_resumed_is_never_stopped(here: Path, stop_after: int) -> No
 def test_what_is_measured_is_the_mean_over_the_students(here: Path) -> None:
     group = jobs_of(declare(here)).group
     measured = multitask.measure(group)
-    each = [train.measure(one)["eval_loss"] for one in group.runs.values()]
+    each = [validate.measure(one)["eval_loss"] for one in group.runs.values()]
     assert measured == pytest.approx(
         {
             "eval_loss": sum(each) / 2,

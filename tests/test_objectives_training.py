@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdpipe import checkpoint, job, optimizer, train, write_corpus
+from kdpipe import checkpoint, job, optimizer, train, validate, write_corpus
 from kdpipe.activations import Dims
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.parts import LOGITS
@@ -165,7 +165,7 @@ def test_accumulated_batches_make_the_same_step_as_one_large_one(project, proble
         work = job.prepare(place, "s", *place.inputs("s"), "cpu")
         step = next(iter(train.fit(work.run)))
         ends.append([step.loss, step.grad_norm, *step.losses.values()])
-        ends[-1] += [train.measure(work.run)["eval_loss"]]
+        ends[-1] += [validate.measure(work.run)["eval_loss"]]
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
     assert min(ends[0]) > 1e-3
 

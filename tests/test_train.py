@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import checkpoint, job, train
+from kdpipe import checkpoint, job, train, validate
 from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
 from kdpipe.train_spec import TrainSpec
 from tests.pieces import make_cache, make_corpus, new_project, sentences
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 
 def test_a_tiny_student_learns_its_tiny_teacher(project):
     work = new_job(project, student(max_steps=150, learning_rate=3e-3, lr_scheduler_type="cosine"))
-    before = train.measure(work.run)
+    before = validate.measure(work.run)
     assert job.carry_out(work, project / "runs") is None
-    after = train.measure(work.run)
+    after = validate.measure(work.run)
     assert after["eval_loss"] < 0.5 * before["eval_loss"]
     assert after["eval_cosine"] > before["eval_cosine"]
 
@@ -121,7 +121,7 @@ def test_best_is_kept_and_early_stopping_stops(project):
     measured = [line["eval_loss"] for line in work.log.lines if "eval_loss" in line]
     assert progress.best["eval_loss"] == min(measured)
     work.run.modules.load_state_dict(work.run.best)
-    assert train.measure(work.run)["eval_loss"] == pytest.approx(min(measured), rel=1e-6)
+    assert validate.measure(work.run)["eval_loss"] == pytest.approx(min(measured), rel=1e-6)
 
 
 def test_weights_follow_their_schedule(project):
