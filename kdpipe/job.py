@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe import checkpoint, multitask, snapshots, stop, student, train
+from kdpipe import checkpoint, multitask, snapshots, stop, student, train, validate
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus
 from kdpipe.device import pick_device
@@ -92,7 +92,8 @@ def prepare(
 
     Raises:
         UsageError: a student that cannot be built, or layers that do not exist.
-        ArtifactError: a cache that lacks what an objective needs.
+        ArtifactError: a cache that lacks what an objective needs, or labels that the student's head
+            does not have.
     """
     spec = project.pipeline.student(name)
     encoder, tokenizer = untrained(project, name, corpus)
@@ -110,11 +111,7 @@ def prepare(
             f" gradient_accumulation_steps: {processes}, with a lower tokens_per_batch for steps of"
             " the same size, or use fewer processes"
         )
-    if spec.train.metric_for_best_model == "eval_cosine" and not run.measures_cosine:
-        raise UsageError(
-            "metric_for_best_model: eval_cosine needs a student without a head, and embeddings in"
-            " its first cache, as wide as its own: use eval_loss"
-        )
+    validate.check(run, name)
     return Job(spec, run, project.teacher_of(name), tokenizer, Log())
 
 

@@ -34,7 +34,7 @@ class Step:
     """0 where it overflowed fp16, so that nothing was changed."""
     tokens: int
     measured: dict[str, float] | None
-    """`eval_loss` and, where widths allow, `eval_cosine` on held-out rows; None between."""
+    """On held-out rows, as `validate.measure` has it; None between measurements."""
 
 
 @dataclass

@@ -125,7 +125,7 @@ def is_better(spec: TrainSpec, measured: Mapping[str, float], best: Mapping[str,
     name = spec.metric_for_best_model
     if name not in best:
         return True
-    return measured[name] > best[name] if name == "eval_cosine" else measured[name] < best[name]
+    return measured[name] < best[name] if name == "eval_loss" else measured[name] > best[name]
 
 
 def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:

@@ -63,8 +63,11 @@ class TrainSpec(Frozen):
     the student itself, None keeps all."""
     logging_steps: PositiveInt = 10
     """One line in `steps.tsv` every so many steps."""
-    metric_for_best_model: Literal["eval_loss", "eval_cosine"] = "eval_loss"
-    """Measured on held-out rows; `eval_cosine` is the mean cosine to the teacher's embedding."""
+    metric_for_best_model: Literal["eval_loss", "eval_cosine", "eval_accuracy", "eval_f1"] = (
+        "eval_loss"
+    )
+    """Measured on held-out rows; `eval_cosine` is the mean cosine to the teacher's embedding,
+    `eval_accuracy` the share of rows or words whose class is right, `eval_f1` that of entities."""
     load_best_model_at_end: bool = True
     """Keep the best model by that metric (the last one is kept too); false keeps the last alone."""
     early_stopping_patience: PositiveInt | None = None

@@ -20,6 +20,7 @@ from kdpipe.processes import Group
 from kdpipe.project import Project, open_project
 from tests.ends import command
 from tests.pieces import make_cache, make_corpus, new_project, sentences
+from tests.small import SMALL, TOKEN, TRAIN, write
 
 CACHE = {"corpus": "text", "teacher": "tiny", "dtype": "fp32"}
 
@@ -106,6 +107,23 @@ def test_what_two_processes_begin_one_ends_as_if_it_had_been_alone(
         assert "continuing after step" in capsys.readouterr().err
     assert logged(project) == [pytest.approx(line, rel=1e-4, abs=1e-7) for line in alone]
     assert len(alone) == 6
+
+
+def test_what_is_right_is_counted_over_all_processes(project: Path) -> None:
+    train = {"tokens_per_batch": 64, "gradient_accumulation_steps": 2, "eval_steps": 4}
+    train |= {"max_steps": 8, "learning_rate": 3e-2, "metric_for_best_model": "eval_f1"}
+    model = {"kind": "recurrent", **SMALL}
+    write(project, {"s": TOKEN | {"model": model, "train": TRAIN | train}})
+    command(["tokenize", "p.yaml", "tags"])
+    tables = []
+    for count in ("1", "2"):
+        done = kdpipe("train", "p.yaml", "--processes", count)
+        assert done.returncode == 0, done.stderr
+        tables.append(logged(project))
+        shutil.rmtree(project / "artifacts/students")
+    lines = (pytest.approx(line, rel=1e-4, abs=1e-7) for line in tables[0])
+    assert tables[1] == [*lines]
+    assert 0.0 < tables[0][-1][-1] < 1.0
 
 
 def test_an_idle_process_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,10 @@ from kdpipe.sources.row import Row
 from kdpipe.tasks.subject import read, say
 
 if TYPE_CHECKING:
+    from kdpipe.encoder import Encoder
+    from kdpipe.nets.crf import CRF
     from kdpipe.tasks.subject import HeldOut, Subject, Vectors
+    from kdpipe.tokenizer import Encoded
 
 _ROWS = 256
 """That are decoded at a time."""
@@ -98,35 +101,41 @@ def tags_of(subject: Subject, rows: Sequence[Row]) -> list[list[str]]:
 
     Of a model with a CRF: the best sequence of tags over the whole row.
     """
+    tokens, encoded = read(subject, rows)
+    said = say(subject, tokens, TOKEN_LOGITS)
+    return tags_by(subject.encoder, said, encoded, [len(row.words or ()) for row in rows])
+
+
+def tags_by(
+    encoder: Encoder, said: Vectors, rows: Encoded, words: Sequence[int]
+) -> list[list[str]]:
+    """As `tags_of`, where `said` [N, C] is known for all tokens of `rows`, of so many `words`."""
     from kdpipe.tokenizer import first_tokens
 
-    tokens, encoded = read(subject, rows)
-    assert encoded.word_of is not None
-    classes, begins = subject.encoder.dims.classes, first_tokens(encoded)
-    said = say(subject, tokens, TOKEN_LOGITS)[begins]
-    row_of = np.repeat(np.arange(len(rows)), encoded.lengths)[begins]
-    likely = _likely(subject, said, np.bincount(row_of, minlength=len(rows)))
-    found = [[OUTSIDE] * len(row.words or ()) for row in rows]
-    places = zip(row_of.tolist(), encoded.word_of[begins].tolist(), likely.tolist(), strict=True)
+    assert rows.word_of is not None
+    classes, begins = encoder.dims.classes, first_tokens(rows)
+    row_of = np.repeat(np.arange(len(words)), rows.lengths)[begins]
+    likely = _likely(encoder.crf, said[begins], np.bincount(row_of, minlength=len(words)))
+    found = [[OUTSIDE] * count for count in words]
+    places = zip(row_of.tolist(), rows.word_of[begins].tolist(), likely.tolist(), strict=True)
     for row, word, tag in places:
         found[row][word] = classes[tag]
     return found
 
 
-def _likely(subject: Subject, said: Vectors, words: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _likely(crf: CRF | None, said: Vectors, words: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[W]: the class of each word; `said` [W, C] of all rows together, `words` [B] in each."""
     import torch
 
     from kdpipe.activations import mask_of, pad
 
-    crf = subject.encoder.crf
     if crf is None:
         best: npt.NDArray[np.int64] = said.argmax(1)
         return best
     found, first = [], 0
     for counts in torch.from_numpy(words).split(_ROWS):
         last = first + int(counts.sum())
-        mask = mask_of(counts).to(subject.encoder.device)
+        mask = mask_of(counts).to(crf.start.device)
         emissions = torch.from_numpy(said[first:last]).to(mask.device)
         found.append(crf.decode(pad(emissions, mask), mask)[mask].cpu().numpy())
         first = last
