@@ -121,11 +121,16 @@ def learning_rate(spec: TrainSpec, step: int, total: int) -> float:
 
 
 def is_better(spec: TrainSpec, measured: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Whether `measured` beats `best` by the metric of the spec; anything beats nothing."""
+    """Whether `measured` beats `best` by the metric of the spec, or by the loss where that ties.
+
+    Anything beats nothing.
+    """
     name = spec.metric_for_best_model
     if name not in best:
         return True
-    return measured[name] < best[name] if name == "eval_loss" else measured[name] > best[name]
+    if name != "eval_loss" and measured[name] != best[name]:
+        return measured[name] > best[name]
+    return measured["eval_loss"] < best["eval_loss"]
 
 
 def take_step(run: Run, batches: list[Batch], number: int, total: int, epoch: float) -> Step:

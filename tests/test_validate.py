@@ -102,7 +102,7 @@ def test_tags_of_words_have_an_accuracy(project):
 
 @pytest.mark.parametrize("pure", [False, True])
 def test_rows_have_an_accuracy_also_where_no_objective_reads_labels(project, pure):
-    """The best model is the most accurate one, and of those the first."""
+    """The best model is the most accurate one, and of those the one with the lowest loss."""
     dev = [f"{text}\t{label}\n" for text, label in reviews()[:32]]
     dev += [f"{text}!\tbad\n" for text, _ in reviews()[:8]]
     (project / "known.tsv").write_text("text\tlabel\n" + "".join(dev))
@@ -119,7 +119,8 @@ def test_rows_have_an_accuracy_also_where_no_objective_reads_labels(project, pur
     assert pure or len({*found}) > 2
     best = work.run.progress
     assert best.best["eval_accuracy"] == max(found)
-    assert best.best_step == lines[int(np.argmax(found))]["step"]
+    chosen = max(lines, key=lambda line: (line["eval_accuracy"], -line["eval_loss"]))
+    assert best.best_step == chosen["step"]
     work.run.modules.load_state_dict(work.run.best)
     asked = TypeAdapter(Task).validate_python({"kind": "classification", "file": "known.tsv"})
     scores = asked.score(subject_of(work), NOTHING, Path())
@@ -127,13 +128,17 @@ def test_rows_have_an_accuracy_also_where_no_objective_reads_labels(project, pur
 
 
 def test_more_is_better_but_for_the_loss():
-    def better(name: str, value: float) -> bool:
+    def better(name: str, value: float, loss: float) -> bool:
         spec = train.TrainSpec(metric_for_best_model=name)
-        return train.is_better(spec, {name: value}, {name: 0.5})
+        measured = {"eval_loss": loss} | {name: value}
+        return train.is_better(spec, measured, {"eval_loss": 2.0} | {name: 0.5})
 
     for name in ("eval_accuracy", "eval_f1", "eval_cosine"):
-        assert [better(name, value) for value in (0.4, 0.5, 0.6)] == [False, False, True]
-    assert [better("eval_loss", value) for value in (0.4, 0.5, 0.6)] == [True, False, False]
+        assert [better(name, value, 2.0) for value in (0.4, 0.5, 0.6)] == [False, False, True]
+        # Of two that are as good the one with the lower loss is better.
+        assert [better(name, value, 1.0) for value in (0.4, 0.5, 0.6)] == [False, True, True]
+        assert [better(name, value, 3.0) for value in (0.4, 0.5, 0.6)] == [False, False, True]
+    assert [better("eval_loss", value, 2.0) for value in (0.4, 0.5, 0.6)] == [True, False, False]
 
 
 def test_rows_that_are_drawn_are_a_sample_and_rows_that_are_named_are_not(project, monkeypatch):
