@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from kdpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -18,9 +21,37 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """Names become folder names: lower case letters, digits, '-' and '_'."""
 
 
+ELSEWHERE = {
+    "batch_size": "tokens_per_batch",
+    "bigru": "recurrent",
+    "bilstm": "recurrent",
+    "ckpt_steps": "save_steps",
+    "data_dir": "sources",
+    "dataset_path": "sources",
+    "epochs": "num_train_epochs",
+    "gradient_clip_val": "max_grad_norm",
+    "input_file": "files",
+    "kd_loss_type": "loss",
+    "kd_loss_weight": "weight",
+    "lr": "learning_rate",
+    "max_epochs": "num_train_epochs",
+    "max_sentence_length": "max_seq_length",
+    "num_relation_heads": "heads",
+    "num_steps": "max_steps",
+    "num_warmup_steps": "warmup_steps",
+    "patience": "early_stopping_patience",
+    "per_device_train_batch_size": "tokens_per_batch",
+    "proj": "projection",
+    "tag_col": "label_column",
+    "temp": "temperature",
+}
+"""What other systems call what a pipeline file says, where the letters alone do not tell."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A sentence that names what is allowed and, when close enough, what was meant."""
-    close = difflib.get_close_matches(word, known, n=1)
+    same = ELSEWHERE.get(word)
+    close = [same] if same in known else difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(known) or 'nothing'}"
 
@@ -90,29 +121,65 @@ def decode(model: type[Model], data: Any, path: Path) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        keys = list(_keys(data, first["loc"]))
-        text = first["msg"].removeprefix("Value error, ")
-        if first["type"] not in {"value_error", "missing"} and not isinstance(first["input"], dict):
-            text = f"{text}, found {first['input']!r}"
-        if first["type"] == "missing":
-            keys, text = keys[:-1], f"key {first['loc'][-1]!r} is required"
-        dotted = ".".join(str(key) for key in keys)
-        below = getattr(first.get("ctx", {}).get("error"), "keys", ())
-        where = f"{path}:{_line(path, [*keys, *below])}"
-        raise UsageError(f"{where}: {dotted}: {text}" if keys else f"{where}: {text}") from None
+        found = error.errors()
+    first = found[0]
+    keys = list(_keys(data, first))
+    below = getattr(first.get("ctx", {}).get("error"), "keys", ())
+    dotted = ".".join(str(key) for key in keys)
+    text = _text([one for one in found if list(_keys(data, one)) == keys])
+    where = f"{path}:{_line(path, [*keys, *below])}"
+    raise UsageError(f"{where}: {dotted}: {text}" if keys else f"{where}: {text}")
 
 
-def _keys(data: Any, location: tuple[int | str, ...]) -> Iterator[int | str]:
+def _keys(data: Any, error: ErrorDetails) -> Iterator[int | str]:
     """The part of pydantic's location that names places in the file, not members of unions."""
-    for index, key in enumerate(location):
-        last = index == len(location) - 1
+    for key in error["loc"]:
+        if isinstance(data, dict | list) and data is error["input"]:
+            return  # what follows names a member, or what is not there
         in_list = isinstance(data, list) and isinstance(key, int) and key < len(data)
         if in_list or (isinstance(data, dict) and key in data):
             data = data[key]
             yield key
-        elif last and isinstance(data, dict):
-            yield key
+
+
+_SHOULD = "Input should be "
+_WANTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "model_attributes_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+}
+"""What pydantic calls by names of Python."""
+
+
+def _text(errors: list[ErrorDetails]) -> str:
+    """What is wrong in one place; of a union each member may have said something."""
+    first, value = errors[0], errors[0]["input"]
+    if first["type"] == "value_error":
+        return first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        last = first["loc"][-1]
+        if isinstance(last, int):
+            return f"item {last + 1} of the list is required, found {value!r}"
+        return f"key {last!r} is required"
+    for error in errors:
+        if error["type"] == "union_tag_not_found":
+            return "key 'kind' is required"
+        if error["type"] == "union_tag_invalid":
+            kinds = [kind.strip("'") for kind in error["ctx"]["expected_tags"].split(", ")]
+            return f"unknown kind {error['ctx']['tag']!r}: {nearest(error['ctx']['tag'], kinds)}"
+    if first["type"] == "too_short" and isinstance(value, list):
+        said = f"{_SHOULD}a list of at least {first['ctx']['min_length']}"
+    elif first["type"] in _WANTED or first["msg"].startswith(_SHOULD):
+        members = [_WANTED.get(one["type"], one["msg"].removeprefix(_SHOULD)) for one in errors]
+        said = _SHOULD + ", or ".join(dict.fromkeys(members))
+    else:
+        said = first["msg"]
+    return said if isinstance(value, dict) else f"{said}, found {value!r}"
 
 
 def _line(path: Path, keys: list[int | str]) -> int:

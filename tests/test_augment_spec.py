@@ -69,17 +69,17 @@ methods:
     [
         (
             f"{HEAD}{STEPS}{{kind: short_disorder, probabilities: [0.5, 0.5]}}",
-            ":5: methods.0.steps.0.short_disorder: key 'probabilities' needs 5 numbers, of abc,"
+            ":5: methods.0.steps.0: key 'probabilities' needs 5 numbers, of abc,"
             " bac, cba, cab, bca: found 2",
         ),
         (
             f"{HEAD}{STEPS}{{kind: n_gram_sampling, lengths: [2, 3]}}",
-            ":5: methods.0.steps.0.n_gram_sampling: key 'probabilities' needs 2 numbers, one for"
+            ":5: methods.0.steps.0: key 'probabilities' needs 2 numbers, one for"
             " each of 'lengths': found 5",
         ),
         (
             f"{HEAD}{STEPS}{{kind: n_gram_sampling, lengths: [2, 3], probabilities: [0.5, 0.6]}}",
-            ":5: methods.0.steps.0.n_gram_sampling: key 'probabilities' adds up to 1.1, not to 1:"
+            ":5: methods.0.steps.0: key 'probabilities' adds up to 1.1, not to 1:"
             " mend it",
         ),
         (
@@ -88,7 +88,7 @@ methods:
         ),
         (
             f"{HEAD}methods: [{{kind: masked_lm, vectors: x}}]",
-            ":2: methods.0.masked_lm: unknown key 'vectors': allowed: candidates, probability,"
+            ":2: methods.0: unknown key 'vectors': allowed: candidates, probability,"
             " model, revision, kind",
         ),
         (
@@ -97,8 +97,8 @@ methods:
         ),
         (
             f"{HEAD}methods: [{{kind: masking}}]",
-            ":2: methods.0: Input tag 'masking' found using 'kind' does not match any of the"
-            " expected tags: 'masked_lm', 'word_vectors', 'tinybert', 'perturb'",
+            ":2: methods.0: unknown kind 'masking': allowed: masked_lm,"
+            " word_vectors, tinybert, perturb",
         ),
         (HEAD, ":1: key 'methods' is required"),
     ],

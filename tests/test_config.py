@@ -1,0 +1,93 @@
+"""Mistakes in a pipeline file, said in words of the file and not of the library that checks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdpipe.errors import UsageError
+from kdpipe.pipeline import load_pipeline
+
+FILE = """\
+corpora:
+  text:
+    sources: [{kind: files, files: [text.txt]}]
+    tokenizer: tiny
+    max_seq_length: 32
+teachers:
+  tiny: {model: teacher}
+caches:
+  said: {corpus: text, teacher: tiny, targets: [{kind: logits}]}
+students:
+  small:
+    caches: [said]
+    model: {kind: recurrent, cell: gru}
+    head: {kind: sequence}
+    objectives:
+      - {kind: logits, temperature: 4.0, weight: 1.0}
+      - {kind: structure, loss: nst, student_layers: [1, 1], teacher_layers: [2, 2]}
+      - {kind: relation, layers: {1: 2}}
+    train: {max_steps: 40, bf16: false}
+"""
+SOURCE, FIRST = "3: corpora.text.sources.0", "16: students.small.objectives.0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("[text.txt]", "text.txt", f"{SOURCE}.files: Input should be a list, found 'text.txt'"),
+        ("[text.txt]", "[]", f"{SOURCE}.files: Input should be a list of at least 1, found []"),
+        ("kind: files, ", "", f"{SOURCE}: key 'kind' is required"),
+        ("files: [text.txt]", "file: a", f"{SOURCE}: unknown key 'file': did you mean 'files'? "),
+        (
+            "kind: recurrent",
+            "kind: bigru",
+            "13: students.small.model: unknown kind 'bigru': did you mean 'recurrent'? allowed: ",
+        ),
+        ("kind: logits, t", "kind: logit, t", f"{FIRST}: unknown kind 'logit': did you mean 'log"),
+        ("temperature: 4.0", "temp: 4.0", f"{FIRST}: unknown key 'temp': did you mean 'temperatu"),
+        (
+            "temperature: 4.0",
+            "temperature: flsw",
+            f"{FIRST}.temperature: Input should be a number, or a mapping, found 'flsw'",
+        ),
+        (
+            "temperature: 4.0",
+            "temperature: {kind: flws}",
+            f"{FIRST}.temperature: unknown kind 'flws': did you mean 'flsw'? allowed: flsw, cwsm",
+        ),
+        (
+            "weight: 1.0",
+            "weight: linear_decay",
+            f"{FIRST}.weight: Input should be a number, or a list, found 'linear_decay'",
+        ),
+        (
+            "student_layers: [1, 1]",
+            "student_layers: [1]",
+            "17: students.small.objectives.1.student_layers: item 2 of the list is required, found",
+        ),
+        (
+            "{1: 2}",
+            "6",
+            "18: students.small.objectives.2.layers: Input should be a mapping, or 'uniform' or"
+            " 'last', found 6",
+        ),
+        ("40", "40, lr: 1", "19: students.small.train: unknown key 'lr': did you mean 'learning_"),
+        (
+            "false",
+            "x",
+            "19: students.small.train.bf16: Input should be true or false, or 'auto', f",
+        ),
+    ],
+)
+def test_mistakes(tmp_path: Path, old: str, new: str, wanted: str) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(FILE)
+    load_pipeline(file)
+    assert FILE.count(old) == 1
+    file.write_text(FILE.replace(old, new))
+    with pytest.raises(UsageError) as caught:
+        load_pipeline(file)
+    assert str(caught.value).startswith(f"{file}:{wanted}")
+    assert "\n" not in str(caught.value)
