@@ -67,7 +67,7 @@ def written_from(text: str) -> str | None:
 def stages(pipeline: Pipeline, path: Path, root: Path) -> dict[str, Stage]:
     """The stages of dvc.yaml by name, such as `train-small`; raises as `dvc_yaml` does."""
     plan = _Plan(pipeline, _inside(path, root), root)
-    measured = [name for name, student in pipeline.students.items() if student.tasks]
+    measured = [name for name in pipeline.students if pipeline.tasks_of(name)]
     parts: list[tuple[str, Iterable[str], Callable[[_Plan, str], Stage]]] = [
         ("augment", pipeline.augmentations, _augment),
         ("tokenize", pipeline.corpora, _tokenize),
@@ -155,8 +155,8 @@ def _train(plan: _Plan, whole: str) -> Stage:
 
 
 def _evaluate(plan: _Plan, name: str) -> Stage:
-    spec = plan.pipeline.students[name]
-    files = _given(plan, (path for task in spec.tasks for path in task.files()))
+    tasks = plan.pipeline.tasks_of(name)
+    files = _given(plan, (path for task in tasks for path in task.files()))
     deps = [f"artifacts/students/{name}/manifest.json", *_inputs(plan, name), *files]
     made = {
         kind: [f"reports/{name}/{file}" for file in files]

@@ -126,6 +126,13 @@ class CacheSpec(Frozen):
     """Padded tokens in one forward pass, speed only; None: 2048 on a CPU, 32768 on a GPU."""
 
     @property
+    def has_embeddings(self) -> bool:
+        """Whether it holds sentence embeddings."""
+        return any(one.kind == "embedding" for one in self.targets) or any(
+            file.part == "embedding" for file in self.files
+        )
+
+    @property
     def asks_mlm(self) -> bool:
         """Whether the teacher is asked for masked tokens."""
         return any(isinstance(target, MaskedTokens) for target in self.targets)
@@ -201,14 +208,7 @@ class StudentSpec(Frozen):
     objectives: Annotated[tuple[AnyObjective, ...], Field(min_length=1)]
     train: TrainSpec = TrainSpec()
     evaluate: tuple[Task, ...] | None = None
-    """How to measure it; None: `fidelity` for a student without a head."""
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """How to measure it."""
-        if self.evaluate is not None:
-            return self.evaluate
-        return (Fidelity(),) if self.head is None and self.caches else ()
+    """None: `fidelity`, where it has no head and its first cache has embeddings."""
 
     def corpus_of(self, caches: Mapping[str, CacheSpec]) -> str:
         """The corpus that it is trained on; raises UsageError where its caches have several."""
@@ -290,6 +290,14 @@ class Pipeline(Frozen):
             return spec
         body = self.bodies[spec.model.body]
         return spec.model_copy(update={"model": body.model, "train": body.train})
+
+    def tasks_of(self, name: str) -> tuple[Task, ...]:
+        """How to measure a student."""
+        spec = self.students[name]
+        if spec.evaluate is not None:
+            return spec.evaluate
+        embeds = spec.head is None and spec.caches and self.caches[spec.caches[0]].has_embeddings
+        return (Fidelity(),) if embeds else ()
 
     def trained_as(self, name: str) -> str:
         """What is trained as one with a student: the name of its body, else its own."""

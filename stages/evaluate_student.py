@@ -29,9 +29,8 @@ def evaluate(
 
     expect_version(stage_version, versions.EVALUATE)
     project = open_project(pipeline)
-    students = project.pipeline.students
     chosen = project.pipeline.choose_students(names)
-    chosen = [name for name in chosen if names or students[name].tasks]
+    chosen = [name for name in chosen if names or project.pipeline.tasks_of(name)]
     for name in chosen:
         _evaluate(project, name, device)
     if "KDPIPE_REPRO" not in os.environ:
@@ -43,13 +42,13 @@ def _evaluate(project: Project, name: str, device: str) -> None:
     from kdpipe import evaluate as evaluation
     from kdpipe.subjects import held_out, subjects
 
-    spec, folder = project.pipeline.students[name], project.student_folder(name)
+    tasks, folder = project.pipeline.tasks_of(name), project.student_folder(name)
     remedy = f"run 'kdpipe train {project.file} {name}'"
     artifact.open_finished(folder, write_student.KIND, remedy)
     corpus, caches = project.inputs(name)
     three, cache = subjects(project, name, corpus, caches, device)
     rows = held_out(corpus, cache)
-    report = evaluation.evaluate(three, spec.tasks, rows, project.root)
+    report = evaluation.evaluate(three, tasks, rows, project.root)
     evaluation.write_report(report, project.report_folder(name))
     story = artifact.read_record(folder / "kdpipe.json")
     card.write_card(folder, story, table=evaluation.markdown(report))

@@ -172,6 +172,18 @@ def test_every_entry_of_the_pipeline_is_a_stage() -> None:
     assert found["evaluate-tiny"]["params"] == [{FILE: ["students.tiny"]}]
 
 
+def test_what_has_nothing_to_be_measured_by_is_not_evaluated(edit: Edit) -> None:
+    edit(
+        """    teacher: minilm
+    targets: [{kind: embedding}]
+""",
+        """    teacher: minilm
+    targets: [{kind: hidden, layers: [1]}]
+""",
+    )
+    assert [name for name in _stages() if name.startswith("evaluate")] == ["evaluate-small"]
+
+
 @pytest.mark.usefixtures("project")
 def test_whole_sections_are_tracked_so_that_a_key_that_is_added_is_seen() -> None:
     keys = _stages()["cache-teacher-docs-minilm"]["params"][0][FILE]
