@@ -62,14 +62,19 @@ def open_subject(folder: Path, device: str, *, mlm: bool = False) -> Subject:
 
 
 def rows_of(
-    file: Path, problem: Problem | None, text_column: str, text_pair_column: str | None
+    file: Path,
+    problem: Problem | None,
+    text_column: str,
+    text_pair_column: str | None,
+    word_column: int | None = None,
 ) -> Iterator[Row]:
     """Every row of a file, blank ones too, so that answers stand in their order.
 
-    A tagger reads words: those of a list, of columns (CoNLL), or of a text cut at blanks.
+    A tagger reads words: those of a list, of columns (CoNLL), or of a text cut at blanks. Where a
+    `word_column` is given, from 0, the file has columns whatever its name.
 
     Raises:
-        UsageError: a file of no known format, or pairs for a tagger.
+        UsageError: a file of no known format, pairs for a tagger, or words for another model.
         ArtifactError: the file is missing, empty or damaged, or has no such column.
     """
     if not file.exists():
@@ -77,8 +82,10 @@ def rows_of(
     tagger = problem == "token"
     if tagger and text_pair_column is not None:
         raise UsageError("a tagger reads words of one text: take out --text-pair-column")
-    if tagger and suffix_of(file) in {*Conll.known} - {*READERS}:
-        column = 1 if ".conllu" in suffix_of(file) else 0
+    if word_column is not None and not tagger:
+        raise UsageError("the model gives no tags of words: take out --word-column")
+    if word_column is not None or (tagger and suffix_of(file) in {*Conll.known} - {*READERS}):
+        column = (1 if ".conllu" in suffix_of(file) else 0) if word_column is None else word_column
         source = Conll(kind="conll", files=(str(file),), word_column=column, label_column=None)
         return source.rows(Path())
     files = Files(

@@ -25,6 +25,12 @@ TextColumn = Annotated[
 PairColumn = Annotated[
     str | None, typer.Option("--text-pair-column", help="The column of the second text of a pair.")
 ]
+WordColumn = Annotated[
+    int | None,
+    typer.Option(
+        "--word-column", min=0, help="For a file of a word a line: which column has it, from 0."
+    ),
+]
 DocStride = Annotated[
     int,
     typer.Option("--doc-stride", min=0, help="Tokens that windows of a long context share."),
@@ -37,18 +43,20 @@ def predict(
     output: Output,
     text_column: TextColumn = "text",
     text_pair_column: PairColumn = None,
+    word_column: WordColumn = None,
     doc_stride: DocStride = 128,
     device: Device = "auto",
 ) -> None:
     """Write what a model says about each row of a file, blank ones too, in the order of the rows.
 
     A classifier gives a label and its probability, a tagger a tag for each word (texts are cut into
-    words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line; an output whose
-    name ends in .conll has columns of words and tags), a regressor a number; a model without such a
-    head gives embeddings. A masked language model, if the name of the output ends in .jsonl, gives
-    the likeliest tokens for each mask token of a text. A model that answers questions reads .json
-    of SQuAD, or .jsonl, .parquet or .arrow with columns id, question and context (blank ones are
-    left out), and gives answers with the probability of both their ends.
+    words at blanks; .conll, .conllu, .iob, .iob2 and .bio have a word in each line, and so has any
+    file with a --word-column; an output whose name ends in .conll has columns of words and tags), a
+    regressor a number; a model without such a head gives embeddings. A masked language model, if
+    the name of the output ends in .jsonl, gives the likeliest tokens for each mask token of a text.
+    A model that answers questions reads .json of SQuAD, or .jsonl, .parquet or .arrow with columns
+    id, question and context (blank ones are left out), and gives answers with the probability of
+    both their ends.
 
     Example: kdpipe predict artifacts/students/small my.txt vectors.npy
     """
@@ -68,7 +76,7 @@ def predict(
     if output.suffix not in suffixes:
         gives = " and ".join(suffixes)
         raise UsageError(f"{output}: {model} gives {gives} files: end its name in {suffixes[0]}")
-    rows = predict.rows_of(file, problem, text_column, text_pair_column)
+    rows = predict.rows_of(file, problem, text_column, text_pair_column, word_column)
     if problem is None:
         said = predict.embeddings(subject, rows)
         data, count = predict.npy(said), len(said)

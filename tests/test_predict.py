@@ -175,6 +175,20 @@ def test_a_tagger_reads_columns_of_words(name: str, text: str) -> None:
     assert records(name) == [{"words": row, "tags": tags(encoder, row)} for row in words]
 
 
+def test_a_file_of_any_name_has_columns_where_one_is_named(capsys) -> None:
+    encoder = student("token")
+    Path("test.txt").write_text("-DOCSTART- -X-\n\n0 The\n1 cat\n\n0 late\n")
+    words = [["The", "cat"], ["late"]]
+    found = records("test.txt", "--word-column", "1")
+    assert found == [{"words": row, "tags": tags(encoder, row)} for row in words]
+    capsys.readouterr()
+    line = fails(capsys, ["predict", "model", "test.txt", "x.jsonl", "--word-column", "2"], 3)
+    assert line.startswith("test.txt:3: 2 columns, none is word_column 2: ")
+    student("sequence")
+    line = fails(capsys, ["predict", "model", "test.txt", "x.jsonl", "--word-column", "1"], 2)
+    assert line == "the model gives no tags of words: take out --word-column"
+
+
 def test_tags_in_columns_come_back_as_a_file_of_tagged_words(monkeypatch) -> None:
     monkeypatch.setattr(predict, "_AT_A_TIME", 2)
     encoder = student("token")
