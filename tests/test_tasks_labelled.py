@@ -59,6 +59,20 @@ def test_classification(tmp_path: Path, suffix: str, pairs: bool) -> None:
     )
 
 
+def test_classes_by_the_folders_that_texts_lie_in(tmp_path: Path) -> None:
+    folder = tiny_headed_folder(tmp_path / "model", "sequence", ("neg", "pos"), seed=1)
+    said = by_hand(folder, TEXTS).argmax(1)
+    gold = np.where(np.arange(len(TEXTS)) % 3 > 0, said, 1 - said)
+    for number, (text, label) in enumerate(zip(TEXTS, gold, strict=True)):
+        path = tmp_path / "test" / ("neg", "pos")[label] / f"{number}_7.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "test" / "urls_pos.txt").write_text("no text of IMDB\n")
+    one = task(kind="classification", file="test")
+    found = one.score(subject(folder), NOTHING, tmp_path)
+    assert found["classification.accuracy"] == np.mean(said == gold)
+
+
 @pytest.mark.parametrize("positive", ["1", 1])
 def test_f1_of_one_class(tmp_path: Path, positive: str | int) -> None:
     folder = tiny_headed_folder(tmp_path / "model", "sequence", ("0", "1"), seed=1)

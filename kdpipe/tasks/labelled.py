@@ -14,6 +14,7 @@ from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.parts import LOGITS, some
 from kdpipe.sources.columns import Text
 from kdpipe.sources.files import Files
+from kdpipe.sources.folders import Folders
 from kdpipe.sources.row import Label, Row
 from kdpipe.tasks.subject import read, say
 
@@ -67,6 +68,15 @@ class Classification(_Labelled):
     """Whose F1 is told beside the others, as GLUE does for MRPC and QQP; None: of no class."""
     name: Name = "classification"
     """What the metrics are called by, so that several files can be told apart."""
+
+    def rows(self, root: Path) -> list[Row]:
+        """As of other tasks; of a folder of folders, as in IMDB, all `.txt` with these for label.
+
+        Raises ArtifactError for a row without a label, or a file without any.
+        """
+        if any((root / self.file).glob("*/*.txt")):
+            return [*Folders(kind="folders", files=(f"{self.file}/*/*.txt",)).rows(root)]
+        return super().rows(root)
 
     @property
     def main(self) -> str:
