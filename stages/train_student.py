@@ -48,6 +48,7 @@ def train(
 
     Example: kdpipe train pipelines/demo.yaml small
     """
+    from kdpipe.errors import ArtifactError, UsageError
     from kdpipe.processes import share_among, together
     from kdpipe.project import open_project
 
@@ -58,7 +59,13 @@ def train(
     share_among(processes)
     with together():
         for whole in chosen:
-            _train(project, whole, device)
+            try:
+                _train(project, whole, device)
+            except (ArtifactError, UsageError) as error:
+                if len(chosen) == 1:
+                    raise
+                what = "body" if whole in known.bodies else "student"
+                raise type(error)(f"{what} {whole}: {error}") from error
 
 
 def _train(project: Project, whole: str, device: str) -> None:

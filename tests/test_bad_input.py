@@ -128,6 +128,16 @@ def test_names_that_do_not_exist_in_the_file(here: Path, capsys: Capture) -> Non
         edit(new, old)
 
 
+def test_of_several_students_the_one_that_cannot_be_trained_is_named(
+    here: Path, capsys: Capture
+) -> None:
+    keys = "caches: [said], model: {kind: shape, hiden_size: 8}, objectives: [{kind: embedding}]"
+    edit("students:\n", f"students:\n  wrong: {{{keys}}}\n")
+    said = "a 'bert' model has no config key 'hiden_size'; did you mean 'hidden_size'?"
+    assert fails(capsys, ["train", "pipeline.yaml"], 2) == f"student wrong: {said}"
+    assert fails(capsys, ["train", "pipeline.yaml", "wrong"], 2) == said
+
+
 def test_names_that_do_not_exist_on_the_command_line(here: Path, capsys: Capture) -> None:
     for stage, what, known in (
         ("tokenize", "corpus", "text"),
