@@ -105,6 +105,12 @@ def test_again_it_is_up_to_date_until_something_changes(files, capsys):
     assert "artifacts/texts/noisy: up to date" in told
 
 
+def test_copies_that_are_not_made_yet(files, capsys):
+    assert main(["tokenize", "p.yaml"]) == 3
+    told = capsys.readouterr().err
+    assert "artifacts/texts/more does not exist: run 'kdpipe augment' first\n" in told
+
+
 def test_mistakes_end_in_one_line(files, capsys):
     assert main(["augment", "p.yaml", "mroe"]) == 2
     told = capsys.readouterr().err

@@ -65,7 +65,11 @@ class NamedFiles(Frozen, ABC):
         for path in files:
             suffix = suffix_of(path)
             if not path.is_file():
-                raise ArtifactError(f"{path} does not exist: check 'files' in the pipeline file")
+                made = Path(path).parts[-3:-1] == ("artifacts", "texts")
+                remedy = (
+                    "run 'kdpipe augment' first" if made else "check 'files' in the pipeline file"
+                )
+                raise ArtifactError(f"{path} does not exist: {remedy}")
             if self.only_known and suffix not in self.known:
                 allowed = nearest(suffix, [*self.known])
                 raise UsageError(f"{path}: unknown format {suffix!r}: {allowed}")
