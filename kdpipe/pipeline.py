@@ -20,7 +20,7 @@ from kdpipe.parts import Part, listed
 from kdpipe.sources import Source
 from kdpipe.students import FromTeacher, Shared, StudentModel
 from kdpipe.targets import Imported, MaskedTokens, Target
-from kdpipe.tasks import Fidelity, Task
+from kdpipe.tasks import Fidelity, Labelled, Task
 from kdpipe.train_spec import TrainSpec
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -326,6 +326,7 @@ class Pipeline(Frozen):
             for cache_name in student.caches:
                 _known(("students", name, "caches"), cache_name, self.caches)
             self._imported_suffice(name, student)
+            self._pairs_are_measured(name, student)
         return self
 
     @model_validator(mode="after")
@@ -352,6 +353,19 @@ class Pipeline(Frozen):
                         f"students.{name}.objectives: {objective.kind!r} has nothing to learn from"
                         f" in cache {cache!r}, whose files have {listed(frozenset(there))}",
                     )
+
+
+    def _pairs_are_measured(self, name: str, student: StudentSpec) -> None:
+        """Refuse to measure a student of pairs on the first of their texts alone."""
+        corpus = self.corpora[student.corpus or self.caches[student.caches[0]].corpus]
+        of_pairs = all(getattr(one, "text_pair_column", None) for one in corpus.sources)
+        for task in student.evaluate or ():
+            if of_pairs and isinstance(task, Labelled) and task.text_pair_column is None:
+                raise MisplacedError(
+                    ("students", name, "evaluate"),
+                    f"students.{name}.evaluate: {task.kind!r} reads single texts, the student is"
+                    " made for pairs: set 'text_pair_column' to the column of the second text",
+                )
 
 
 def _known(keys: tuple[str, ...], name: str, section: dict[str, Any]) -> None:

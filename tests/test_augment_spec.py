@@ -79,8 +79,7 @@ methods:
         ),
         (
             f"{HEAD}{STEPS}{{kind: n_gram_sampling, lengths: [2, 3], probabilities: [0.5, 0.6]}}",
-            ":5: methods.0.steps.0: key 'probabilities' adds up to 1.1, not to 1:"
-            " mend it",
+            ":5: methods.0.steps.0: key 'probabilities' adds up to 1.1, not to 1: mend it",
         ),
         (
             f"{HEAD}{STEPS}{{kind: masking, probability: 1.5}}",

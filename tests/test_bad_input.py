@@ -100,6 +100,16 @@ def test_typo_in_the_pipeline_file(here: Path, capsys: Capture) -> None:
         )
 
 
+def test_pairs_that_would_be_measured_as_single_texts(here: Path, capsys: Capture) -> None:
+    edit("files: [text.txt]", "files: [text.tsv], text_pair_column: other, label_column: label")
+    edit("    train:", "    evaluate:\n      - {kind: classification, file: t.tsv}\n    train:")
+    assert fails(capsys, ["tokenize", "pipeline.yaml"], 2) == (
+        f"pipeline.yaml:{_line_with('evaluate:')}: students.small.evaluate: 'classification' reads"
+        " single texts, the student is made for pairs: set 'text_pair_column' to the column of the"
+        " second text"
+    )
+
+
 def test_debug_shows_the_traceback_too(here: Path, capsys: Capture) -> None:
     edit("validation: 0.1", "validation: 1.5")
     wanted = (

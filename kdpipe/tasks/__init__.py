@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kdpipe.tasks.agreement import Agreement
 from kdpipe.tasks.fidelity import Fidelity
-from kdpipe.tasks.labelled import Classification, MultiLabel, Regression
+from kdpipe.tasks.labelled import Classification, Labelled, MultiLabel, Regression
 from kdpipe.tasks.masked_language import MaskedLanguage
 from kdpipe.tasks.question_answering import QuestionAnswering
 from kdpipe.tasks.similarity import Similarity
@@ -31,6 +31,7 @@ __all__ = [
     "Agreement",
     "Classification",
     "Fidelity",
+    "Labelled",
     "MaskedLanguage",
     "MultiLabel",
     "QuestionAnswering",

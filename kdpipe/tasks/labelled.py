@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from kdpipe.tasks.subject import HeldOut, Subject, Vectors
 
 
-class _Labelled(Frozen):
+class Labelled(Frozen):
     """A file with a text and a label in each row."""
 
+    kind: str
     file: str
     """`.tsv`, `.csv`, `.jsonl`, `.parquet` or `.arrow`."""
     text_column: Text = "text"
@@ -60,7 +61,7 @@ class _Labelled(Frozen):
         return None
 
 
-class Classification(_Labelled):
+class Classification(Labelled):
     """One class for each row."""
 
     kind: Literal["classification"]
@@ -121,7 +122,7 @@ class Classification(_Labelled):
         return classes.index(str(self.positive_label))
 
 
-class MultiLabel(_Labelled):
+class MultiLabel(Labelled):
     """Any number of classes for each row."""
 
     kind: Literal["multi_label"]
@@ -163,7 +164,7 @@ class MultiLabel(_Labelled):
         return self.label_separator
 
 
-class Regression(_Labelled):
+class Regression(Labelled):
     """A number for each row."""
 
     kind: Literal["regression"]
