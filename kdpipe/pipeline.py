@@ -354,7 +354,6 @@ class Pipeline(Frozen):
                         f" in cache {cache!r}, whose files have {listed(frozenset(there))}",
                     )
 
-
     def _pairs_are_measured(self, name: str, student: StudentSpec) -> None:
         """Refuse to measure a student of pairs on the first of their texts alone."""
         corpus = self.corpora[student.corpus or self.caches[student.caches[0]].corpus]
