@@ -17,6 +17,7 @@ from kdpipe.sources.row import Row
 from kdpipe.tasks import Task
 from kdpipe.tasks.subject import Subject
 from kdpipe.tasks.tagging import tags_of
+from kdpipe.train_spec import TrainSpec
 from tests import two_tasks
 from tests.labelled import NOTHING
 from tests.small import SEQUENCE, SMALL, TOKEN, TRAIN, reviews, run, tagged, write
@@ -32,7 +33,7 @@ def prepared(root: Path, student: dict[str, Any], metric: str, **corpus: Any) ->
     spec = {"model": RECURRENT, "train": settings} | student
     place = write(root, {"s": spec})
     if corpus:
-        name = spec["corpus"]
+        name = str(spec["corpus"])
         old = place.pipeline.corpora[name].model_dump(mode="json", exclude_unset=True)
         kept = {key: value for key, value in (old | corpus).items() if value is not None}
         place = write(root, {"s": spec}, corpora={name: kept})
@@ -93,6 +94,7 @@ def test_tags_of_words_have_an_accuracy(project):
     keys = {"kind": "tagging", "file": DEV, "metric": "accuracy"}
     asked = TypeAdapter(Task).validate_python(keys)
     scores = asked.score(subject_of(work), NOTHING, Path())
+    assert last.measured is not None
     assert last.measured == {
         "eval_loss": last.measured["eval_loss"],
         "eval_accuracy": pytest.approx(scores["tagging.accuracy"]),
@@ -129,7 +131,7 @@ def test_rows_have_an_accuracy_also_where_no_objective_reads_labels(project, pur
 
 def test_more_is_better_but_for_the_loss():
     def better(name: str, value: float, loss: float) -> bool:
-        spec = train.TrainSpec(metric_for_best_model=name)
+        spec = TrainSpec(metric_for_best_model=name)
         measured = {"eval_loss": loss} | {name: value}
         return train.is_better(spec, measured, {"eval_loss": 2.0} | {name: 0.5})
 
