@@ -30,10 +30,10 @@ DEV = "dev.conll"
 def prepared(root: Path, student: dict[str, Any], metric: str, **corpus: Any) -> Job:
     """A student before its first step, and what its corpus is beside what `small` says."""
     settings = SETTINGS | {"metric_for_best_model": metric}
-    spec = {"model": RECURRENT, "train": settings} | student
+    spec: dict[str, Any] = {"model": RECURRENT, "train": settings} | student
     place = write(root, {"s": spec})
     if corpus:
-        name = str(spec["corpus"])
+        name = spec["corpus"]
         old = place.pipeline.corpora[name].model_dump(mode="json", exclude_unset=True)
         kept = {key: value for key, value in (old | corpus).items() if value is not None}
         place = write(root, {"s": spec}, corpora={name: kept})
