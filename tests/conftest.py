@@ -33,6 +33,21 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def _two_tasks_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.two_tasks import make
+
+    return make(tmp_path_factory.mktemp("two-tasks"))
+
+
+@pytest.fixture
+def two_tasks(_two_tasks_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project of `tests.two_tasks`, a copy of its own, which is the current folder."""
+    from tests.two_tasks import copy_of
+
+    return copy_of(_two_tasks_made, tmp_path / "here", monkeypatch)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of about a hundred tokens, so that a small corpus has several."""

@@ -24,30 +24,18 @@ from tests.two_tasks import (
     SETTINGS,
     SHARED,
     STUDENTS,
-    copy_of,
     declare,
     jobs_of,
-    make,
     same,
     weights,
 )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return copy_of(made, tmp_path / "here", monkeypatch)
-
-
 def test_from_caches_to_two_folders_to_answers(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    two_tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("train", "p.yaml", "both")
-    folders = {name: here / "artifacts/students" / name for name in STUDENTS}
+    folders = {name: two_tasks / "artifacts/students" / name for name in STUDENTS}
     kinds = (AutoModelForSequenceClassification, AutoModelForTokenClassification)
     bodies = []
     for folder, kind in zip(folders.values(), kinds, strict=True):
@@ -71,24 +59,24 @@ def test_from_caches_to_two_folders_to_answers(
     assert "artifacts/students/opinion" in out
     assert "artifacts/students/things" in out
     for name, metric in (("opinion", "classification.accuracy"), ("things", "tagging.f1")):
-        metrics = json.loads((here / "reports" / name / "metrics.json").read_text())
+        metrics = json.loads((two_tasks / "reports" / name / "metrics.json").read_text())
         assert metrics["student"].keys() >= {metric}, metrics["student"]
-    (here / "my.txt").write_text("The cat is fresh.\n")
+    (two_tasks / "my.txt").write_text("The cat is fresh.\n")
     for name, folder in folders.items():
-        run("predict", str(folder.relative_to(here)), "my.txt", f"{name}.jsonl")
-    assert json.loads((here / "opinion.jsonl").read_text())["label"] in {"bad", "good"}
-    assert len(json.loads((here / "things.jsonl").read_text())["tags"]) == 4
+        run("predict", str(folder.relative_to(two_tasks)), "my.txt", f"{name}.jsonl")
+    assert json.loads((two_tasks / "opinion.jsonl").read_text())["label"] in {"bad", "good"}
+    assert len(json.loads((two_tasks / "things.jsonl").read_text())["tags"]) == 4
 
 
-def test_best_and_last_weights_are_those_of_one_body(here: Path) -> None:
+def test_best_and_last_weights_are_those_of_one_body(two_tasks: Path) -> None:
     rising = SETTINGS | {"learning_rate": 0.5, "lr_scheduler_type": "constant", "eval_steps": 1}
-    jobs = jobs_of(declare(here, body=BODY | {"train": rising}))
-    job.carry_out_together(jobs, here / "runs")
+    jobs = jobs_of(declare(two_tasks, body=BODY | {"train": rising}))
+    job.carry_out_together(jobs, two_tasks / "runs")
     progress, ended = jobs.group.progress, weights(jobs)
     assert progress.best_step < progress.step
     run("train", "p.yaml", "things")
     for name in STUDENTS:
-        folder = here / "artifacts/students" / name
+        folder = two_tasks / "artifacts/students" / name
         for place, wanted in (("", jobs.group.best), ("last/", ended)):
             found = load_file(folder / f"{place}model.safetensors")
             prefix = f"{name}.student.model."
@@ -96,20 +84,20 @@ def test_best_and_last_weights_are_those_of_one_body(here: Path) -> None:
                 assert torch.equal(value, wanted[prefix + key]), (name, place, key)
 
 
-def test_saves_that_are_kept_are_models_of_one_body(here: Path) -> None:
-    declare(here, body=BODY | {"train": SETTINGS | {"save_steps": 4, "save_total_limit": 2}})
+def test_saves_that_are_kept_are_models_of_one_body(two_tasks: Path) -> None:
+    declare(two_tasks, body=BODY | {"train": SETTINGS | {"save_steps": 4, "save_total_limit": 2}})
     run("train", "p.yaml", "both")
     for step in (8, 12):
-        folders = [here / f"artifacts/students/{name}/checkpoint-{step}" for name in STUDENTS]
+        folders = [two_tasks / f"artifacts/students/{name}/checkpoint-{step}" for name in STUDENTS]
         opinion, things = (load_file(folder / "model.safetensors") for folder in folders)
         shared = opinion.keys() & things.keys() - {"classifier.weight", "classifier.bias"}
         assert len(shared) > 30
         assert all(torch.equal(opinion[name], things[name]) for name in shared)
-    assert not (here / "artifacts/students/things/checkpoint-4").exists()
+    assert not (two_tasks / "artifacts/students/things/checkpoint-4").exists()
 
 
 def test_the_command_trains_both_at_once_and_again_when_one_changes(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    two_tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("train", "p.yaml", "things")
     told = capsys.readouterr().err
@@ -117,22 +105,22 @@ def test_the_command_trains_both_at_once_and_again_when_one_changes(
     run("train", "p.yaml")
     assert capsys.readouterr().err.count(": up to date") == 2
     changed = {**STUDENTS, "things": STUDENTS["things"] | {"evaluate": []}}
-    declare(here, changed)
+    declare(two_tasks, changed)
     run("train", "p.yaml")
     assert capsys.readouterr().err.count(": up to date") == 2
     for body in (BODY | {"tau": 0.0}, BODY):
-        declare(here, changed, body)
+        declare(two_tasks, changed, body)
         run("train", "p.yaml", "opinion")
         assert capsys.readouterr().err.count(": best at step") == 2
     objectives = STUDENTS["things"]["objectives"][:1]
-    declare(here, {**STUDENTS, "things": STUDENTS["things"] | {"objectives": objectives}})
+    declare(two_tasks, {**STUDENTS, "things": STUDENTS["things"] | {"objectives": objectives}})
     run("train", "p.yaml", "opinion")
     assert capsys.readouterr().err.count(": best at step") == 2
-    assert not [*(here / ".kdpipe/runs").iterdir()]
+    assert not [*(two_tasks / ".kdpipe/runs").iterdir()]
 
 
-def test_dvc_has_one_stage_for_a_body(here: Path) -> None:
-    declare(here)
+def test_dvc_has_one_stage_for_a_body(two_tasks: Path) -> None:
+    declare(two_tasks)
     found = dvc.stages(load_pipeline(Path("p.yaml")), Path("p.yaml"), Path())
     assert [name for name in found if name.startswith(("train", "evaluate"))] == [
         *("train-both", "evaluate-opinion", "evaluate-things")
@@ -192,27 +180,29 @@ def test_dvc_has_one_stage_for_a_body(here: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_as_the_file_is_read(
-    here: Path, students: dict[str, Any], body: dict[str, Any], message: str
+    two_tasks: Path, students: dict[str, Any], body: dict[str, Any], message: str
 ) -> None:
     merged = {name: STUDENTS.get(name, {}) | students.get(name, {}) for name in STUDENTS | students}
     with pytest.raises(UsageError) as caught:
-        declare(here, merged, body)
+        declare(two_tasks, merged, body)
     where, _, text = str(caught.value).partition(": ")
     assert text == message
     assert re.fullmatch(r"p\.yaml:\d+", where)
 
 
-def test_a_shared_body_shares_no_other_body(here: Path) -> None:
+def test_a_shared_body_shares_no_other_body(two_tasks: Path) -> None:
     with pytest.raises(UsageError, match=r"bodies.both.model: .*'shared'"):
-        declare(here, body=BODY | {"model": SHARED})
+        declare(two_tasks, body=BODY | {"model": SHARED})
 
 
-def test_one_body_reads_with_one_tokenizer(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    declare(here)
+def test_one_body_reads_with_one_tokenizer(
+    two_tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declare(two_tasks)
     pipeline = YAML(typ="safe").load(Path("p.yaml"))
-    vocabulary = (here / "tagger/tokenizer.json").read_text()
-    shutil.copytree(here / "tagger", here / "other")
-    (here / "other/tokenizer.json").write_text(vocabulary.replace('"cat"', '"catt"'))
+    vocabulary = (two_tasks / "tagger/tokenizer.json").read_text()
+    shutil.copytree(two_tasks / "tagger", two_tasks / "other")
+    (two_tasks / "other/tokenizer.json").write_text(vocabulary.replace('"cat"', '"catt"'))
     pipeline["teachers"]["tagger"]["model"] = "other"
     pipeline["corpora"]["tags"]["tokenizer"] = "tagger"
     with Path("p.yaml").open("w") as file:
@@ -227,8 +217,10 @@ def test_one_body_reads_with_one_tokenizer(here: Path, capsys: pytest.CaptureFix
     )
 
 
-def test_a_body_is_named_where_a_student_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    declare(here)
+def test_a_body_is_named_where_a_student_is(
+    two_tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declare(two_tasks)
     assert open_project(Path("p.yaml")).pipeline.choose_students(["things", "both"]) == [
         *("things", "opinion")
     ]

@@ -20,24 +20,11 @@ from tests.two_tasks import (
     SETTINGS,
     SHARED,
     STUDENTS,
-    copy_of,
     declare,
     jobs_of,
-    make,
     same,
     weights,
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return copy_of(made, tmp_path / "here", monkeypatch)
-
 
 # whose turn it is
 
@@ -69,8 +56,8 @@ def test_a_turn_is_the_place_of_one_random_number() -> None:
     assert set(multitask.turns([10**9, 1], 100.0, seed=1, steps=50)) == {0}
 
 
-def test_each_takes_the_batches_of_its_own_plan(here: Path) -> None:
-    group = jobs_of(declare(here, body=BODY | {"tau": 0.5})).group
+def test_each_takes_the_batches_of_its_own_plan(two_tasks: Path) -> None:
+    group = jobs_of(declare(two_tasks, body=BODY | {"tau": 0.5})).group
     planned = list(multitask.plan(group, 0, 40))
     sizes = [len(train.rows_to_train(one)) for one in group.runs.values()]
     names = ["opinion", "things"]
@@ -88,9 +75,11 @@ def test_each_takes_the_batches_of_its_own_plan(here: Path) -> None:
             assert all(map(np.array_equal, mine, theirs))
 
 
-def test_an_epoch_is_one_pass_over_all_rows_together(here: Path) -> None:
+def test_an_epoch_is_one_pass_over_all_rows_together(two_tasks: Path) -> None:
     settings = {key: value for key, value in SETTINGS.items() if key != "max_steps"}
-    group = jobs_of(declare(here, body=BODY | {"train": settings | {"num_train_epochs": 2}})).group
+    group = jobs_of(
+        declare(two_tasks, body=BODY | {"train": settings | {"num_train_epochs": 2}})
+    ).group
     each = [train.steps_per_epoch(one) for one in group.runs.values()]
     assert min(each) > 1
     assert multitask.steps_per_epoch(group) == sum(each)
@@ -104,10 +93,10 @@ def test_an_epoch_is_one_pass_over_all_rows_together(here: Path) -> None:
     "optim", [{}, {"optim": "adafactor"}, {"optim": "sgd", "optim_args": {"momentum": 0.9}}]
 )
 def test_a_step_moves_the_body_and_the_head_of_one_student_alone(
-    here: Path, optim: dict[str, Any]
+    two_tasks: Path, optim: dict[str, Any]
 ) -> None:
     strong = SETTINGS | {"weight_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 0} | optim
-    jobs = jobs_of(declare(here, body=BODY | {"train": strong}))
+    jobs = jobs_of(declare(two_tasks, body=BODY | {"train": strong}))
     turn, seen = multitask.fit(jobs.group), Counter[str]()
     before = weights(jobs)
     for _ in range(8):
@@ -128,23 +117,25 @@ def test_a_step_moves_the_body_and_the_head_of_one_student_alone(
     assert seen.keys() == STUDENTS.keys()
 
 
-def test_the_first_step_is_that_of_the_student_alone(here: Path) -> None:
-    sizes = [len(train.rows_to_train(one)) for one in jobs_of(declare(here)).group.runs.values()]
+def test_the_first_step_is_that_of_the_student_alone(two_tasks: Path) -> None:
+    sizes = [
+        len(train.rows_to_train(one)) for one in jobs_of(declare(two_tasks)).group.runs.values()
+    ]
     seed = next(n for n in range(99) if multitask.turns(sizes, 1.0, seed=n, steps=1)[0] == 0)
     settings = SETTINGS | {"seed": seed}
-    first = next(multitask.fit(jobs_of(declare(here, body=BODY | {"train": settings})).group))
+    first = next(multitask.fit(jobs_of(declare(two_tasks, body=BODY | {"train": settings})).group))
     alone = STUDENTS["opinion"] | {"model": BODY["model"], "train": settings}
-    project = declare(here, STUDENTS | {"opinion": alone})
+    project = declare(two_tasks, STUDENTS | {"opinion": alone})
     corpus, caches = project.inputs("opinion")
     step = next(train.fit(job.prepare(project, "opinion", corpus, caches, "cpu").run))
     assert (first.loss, first.grad_norm, first.tokens) == (step.loss, step.grad_norm, step.tokens)
     assert first.losses == {f"opinion.{name}": loss for name, loss in step.losses.items()}
 
 
-def test_a_body_is_of_the_first_teacher_and_a_head_of_its_own(here: Path) -> None:
-    group = jobs_of(declare(here)).group
-    judge = load_file(here / "judge/model.safetensors")
-    tagger = load_file(here / "tagger/model.safetensors")
+def test_a_body_is_of_the_first_teacher_and_a_head_of_its_own(two_tasks: Path) -> None:
+    group = jobs_of(declare(two_tasks)).group
+    judge = load_file(two_tasks / "judge/model.safetensors")
+    tagger = load_file(two_tasks / "tagger/model.safetensors")
     words = "embeddings.word_embeddings.weight"
     for one in group.runs.values():
         assert torch.equal(one.student.base.state_dict()[words], judge[f"bert.{words}"])
@@ -153,8 +144,8 @@ def test_a_body_is_of_the_first_teacher_and_a_head_of_its_own(here: Path) -> Non
     assert torch.equal(heads[1], tagger["classifier.weight"])
 
 
-def test_every_parameter_is_optimised_once(here: Path) -> None:
-    group = jobs_of(declare(here)).group
+def test_every_parameter_is_optimised_once(two_tasks: Path) -> None:
+    group = jobs_of(declare(two_tasks)).group
     listed = [id(p) for one in group.optimizer.param_groups for p in one["params"]]
     trained = {id(p) for p in group.modules.parameters() if p.requires_grad}
     assert len(listed) == len(set(listed))
@@ -185,28 +176,28 @@ def test_bodies_of_every_family_are_shared(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7])
-def test_stopped_and_resumed_is_never_stopped(here: Path, stop_after: int) -> None:
+def test_stopped_and_resumed_is_never_stopped(two_tasks: Path, stop_after: int) -> None:
     settings = SETTINGS | {"gradient_accumulation_steps": 2, "logging_steps": 4}
-    project = declare(here, body=BODY | {"train": settings})
+    project = declare(two_tasks, body=BODY | {"train": settings})
     straight = jobs_of(project)
-    assert job.carry_out_together(straight, here / "straight") is None
+    assert job.carry_out_together(straight, two_tasks / "straight") is None
     stopped = jobs_of(project)
     for step in multitask.fit(stopped.group):
         stopped.log.add(step, full=step.number % 4 == 0 or step.measured is not None)
         if step.number == stop_after:
-            checkpoint.save(here / "runs", stopped.group, vars(stopped.log))
+            checkpoint.save(two_tasks / "runs", stopped.group, vars(stopped.log))
             break
     resumed = jobs_of(project)
     assert not same(weights(resumed), weights(straight))
-    job.carry_out_together(resumed, here / "runs")
+    job.carry_out_together(resumed, two_tasks / "runs")
     assert resumed.group.progress == straight.group.progress
     assert same(weights(resumed), weights(straight))
     assert same(resumed.group.best, straight.group.best)
     assert resumed.log == straight.log
 
 
-def test_what_is_measured_is_the_mean_over_the_students(here: Path) -> None:
-    group = jobs_of(declare(here)).group
+def test_what_is_measured_is_the_mean_over_the_students(two_tasks: Path) -> None:
+    group = jobs_of(declare(two_tasks)).group
     measured = multitask.measure(group)
     each = [validate.measure(one)["eval_loss"] for one in group.runs.values()]
     assert measured == pytest.approx(
@@ -218,16 +209,16 @@ def test_what_is_measured_is_the_mean_over_the_students(here: Path) -> None:
     )
 
 
-def test_both_students_learn(here: Path) -> None:
+def test_both_students_learn(two_tasks: Path) -> None:
     settings = SETTINGS | {"max_steps": 60, "learning_rate": 3e-3, "eval_steps": 30}
-    jobs = jobs_of(declare(here, body=BODY | {"train": settings}))
+    jobs = jobs_of(declare(two_tasks, body=BODY | {"train": settings}))
     before = multitask.measure(jobs.group)
-    job.carry_out_together(jobs, here / "runs")
+    job.carry_out_together(jobs, two_tasks / "runs")
     after = multitask.measure(jobs.group)
     assert all(after[name] < 0.7 * before[name] for name in before)
 
 
-def test_embeddings_and_labels_alone_share_a_body_too(here: Path) -> None:
+def test_embeddings_and_labels_alone_share_a_body_too(two_tasks: Path) -> None:
     """A teacher's vectors, and gold labels without a teacher."""
     students = {
         "opinion": {
@@ -242,13 +233,13 @@ def test_embeddings_and_labels_alone_share_a_body_too(here: Path) -> None:
             "objectives": [{"kind": "embedding"}],
         },
     }
-    jobs = jobs_of(declare(here, students))
+    jobs = jobs_of(declare(two_tasks, students))
     opinion, vectors = jobs.group.runs.values()
     assert opinion.student.base.pooler.dense.weight.requires_grad
     assert not vectors.student.base.pooler.dense.weight.requires_grad
-    job.carry_out_together(jobs, here / "runs")
+    job.carry_out_together(jobs, two_tasks / "runs")
     words = [one.student.base.embeddings.word_embeddings.weight for one in (opinion, vectors)]
     assert words[0] is words[1]
-    tiny = load_file(here / "teacher/model.safetensors")["embeddings.word_embeddings.weight"]
+    tiny = load_file(two_tasks / "teacher/model.safetensors")["embeddings.word_embeddings.weight"]
     assert not torch.equal(words[0], tiny)
     assert "eval_cosine" in jobs.group.progress.best
