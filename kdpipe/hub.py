@@ -37,7 +37,11 @@ def find_model(
     if not folder.is_dir():
         made = folder.parts
         if made[:2] == ("artifacts", "students") and made[2:]:
-            raise ArtifactError(f"{model} is not made yet: run 'kdpipe train' for {made[2]!r}")
+            there = sorted(path.name for path in Path(*made[:2]).glob("[!.]*/"))
+            raise ArtifactError(
+                f"{model} is not made yet: run 'kdpipe train' for {made[2]!r}"
+                + (f" (made are: {', '.join(there)})" if there else "")
+            )
         carried = _in_package(package) if package else None
         folder = carried or _from_hub(model, revision, package)
     _screen(folder)

@@ -327,6 +327,7 @@ class Pipeline(Frozen):
                 _known(("students", name, "caches"), cache_name, self.caches)
             self._imported_suffice(name, student)
             self._pairs_are_measured(name, student)
+            self._fidelity_has_embeddings(name, student)
         return self
 
     @model_validator(mode="after")
@@ -353,6 +354,17 @@ class Pipeline(Frozen):
                         f"students.{name}.objectives: {objective.kind!r} has nothing to learn from"
                         f" in cache {cache!r}, whose files have {listed(frozenset(there))}",
                     )
+
+    def _fidelity_has_embeddings(self, name: str, student: StudentSpec) -> None:
+        """Refuse, before anything is trained, to compare with embeddings that no cache has."""
+        asked = any(isinstance(task, Fidelity) for task in student.evaluate or ())
+        if asked and not any(self.caches[cache].has_embeddings for cache in student.caches):
+            raise MisplacedError(
+                ("students", name, "evaluate"),
+                f"students.{name}.evaluate: 'fidelity' compares with the teacher's embeddings, and"
+                " no cache of the student has them: add a target of kind: embedding to one, or"
+                " take it out",
+            )
 
     def _pairs_are_measured(self, name: str, student: StudentSpec) -> None:
         """Refuse to measure a student of pairs on the first of their texts alone."""

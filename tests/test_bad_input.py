@@ -86,7 +86,8 @@ def test_wrong_column(here: Path, capsys: Capture) -> None:
     edit("files: [text.txt]", "files: [text.jsonl], text_column: sentense")
     line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
     assert line == (
-        "text.jsonl:1: no column 'sentense': did you mean 'sentence'? allowed: sentence, id"
+        "text.jsonl:1: no column 'sentense' (text_column): did you mean 'sentence'?"
+        " allowed: sentence, id"
     )
 
 
@@ -107,6 +108,17 @@ def test_pairs_that_would_be_measured_as_single_texts(here: Path, capsys: Captur
         f"pipeline.yaml:{_line_with('evaluate:')}: students.small.evaluate: 'classification' reads"
         " single texts, the student is made for pairs: set 'text_pair_column' to the column of the"
         " second text"
+    )
+
+
+def test_fidelity_to_embeddings_that_nobody_kept(here: Path, capsys: Capture) -> None:
+    edit("{kind: embedding, storage: fp32}", "{kind: hidden, layers: [1]}")
+    edit("{kind: embedding, loss: cosine}", "{kind: hidden, layers: {1: 1}}")
+    edit("    train:", "    evaluate:\n      - {kind: fidelity}\n    train:")
+    assert fails(capsys, ["train", "pipeline.yaml"], 2) == (
+        f"pipeline.yaml:{_line_with('evaluate:')}: students.small.evaluate: 'fidelity' compares"
+        " with the teacher's embeddings, and no cache of the student has them: add a target of"
+        " kind: embedding to one, or take it out"
     )
 
 

@@ -79,7 +79,9 @@ def test_another_student_starts_from_one(project: Path) -> None:
     missing = str(FOLDER / "checkpoint-7")
     with pytest.raises(ArtifactError) as caught:
         new_job(project, student(model=model | {"model": missing}))
-    assert str(caught.value) == f"{missing} is not made yet: run 'kdpipe train' for 's'"
+    assert str(caught.value) == (
+        f"{missing} is not made yet: run 'kdpipe train' for 's' (made are: s)"
+    )
 
 
 def test_a_run_that_continues_keeps_the_same(project: Path) -> None:

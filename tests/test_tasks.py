@@ -151,6 +151,12 @@ def test_fidelity_compares_the_same_rows_in_both_spaces() -> None:
     assert scores["fidelity.cosine"] < 0.9
 
 
+def test_recall_among_fewer_rows_than_neighbours_says_nothing() -> None:
+    one = subject(tiny_encoder(seed=1))
+    assert "fidelity.recall_at_10" not in Fidelity().score(one, held_out(rows=11), Path())
+    assert "fidelity.recall_at_10" in Fidelity().score(one, held_out(rows=12), Path())
+
+
 def test_fidelity_of_another_width_has_no_cosine() -> None:
     scores = Fidelity().score(subject(tiny_encoder(width=16)), held_out(), Path())
     assert sorted(scores) == ["fidelity.recall_at_10", "fidelity.spearman"]

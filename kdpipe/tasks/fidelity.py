@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FEWEST_ROWS = 3
 """Two rows are one pair, which has no order to agree on."""
+NEIGHBOURS = 10
+"""Of a row, whose being the same is measured."""
 
 
 class Fidelity(Frozen):
@@ -36,10 +38,11 @@ class Fidelity(Frozen):
         return []
 
     def score(self, subject: Subject, held_out: HeldOut, root: Path) -> dict[str, float]:
-        """Three numbers, 1.0 for the teacher itself.
+        """At most three numbers, 1.0 for the teacher itself.
 
         `fidelity.spearman`: are pairs of rows ordered alike by their cosines;
-        `fidelity.recall_at_10`: share of the teacher's 10 nearest rows that are the model's too;
+        `fidelity.recall_at_10`: share of the teacher's 10 nearest rows that are the model's too,
+            where there are more than 11 rows;
         `fidelity.cosine`: mean cosine to the teacher's vectors, where both have the same width.
 
         Raises:
@@ -60,10 +63,10 @@ class Fidelity(Frozen):
                 " embedding"
             )
         vectors = embed_rows(subject, sample)
-        scores = {
-            "fidelity.recall_at_10": metrics.neighbour_recall(vectors, teacher, 10),
-            "fidelity.spearman": metrics.pair_spearman(vectors, teacher),
-        }
+        scores = {"fidelity.spearman": metrics.pair_spearman(vectors, teacher)}
+        if len(vectors) > NEIGHBOURS + 1:  # else every other row is among the nearest
+            recall = metrics.neighbour_recall(vectors, teacher, NEIGHBOURS)
+            scores[f"fidelity.recall_at_{NEIGHBOURS}"] = recall
         if vectors.shape[1] == teacher.shape[1]:
             scores["fidelity.cosine"] = float(metrics.cosine_rows(vectors, teacher).mean())
         return scores
