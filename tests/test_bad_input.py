@@ -86,8 +86,7 @@ def test_wrong_column(here: Path, capsys: Capture) -> None:
     edit("files: [text.txt]", "files: [text.jsonl], text_column: sentense")
     line = fails(capsys, ["tokenize", "pipeline.yaml"], 3)
     assert line == (
-        "text.jsonl:1: no column 'sentense' (text_column): did you mean 'sentence'?"
-        " allowed: sentence, id"
+        "text.jsonl:1: no column 'sentense': did you mean 'sentence'? allowed: sentence, id"
     )
 
 

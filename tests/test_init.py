@@ -112,7 +112,7 @@ def test_a_guess_of_layers_says_so(folder: Path) -> None:
             ["my.txt", "a.csv"],
             "text",
             ArtifactError,
-            "a.csv:1: no column 'text' (text_column): did you mean 'tex",
+            "a.csv:1: no column 'text': did you mean 'tex",
         ),
         (["empty.txt"], "text", ArtifactError, "empty.txt is empty: no row has text"),
         (["my.docx"], "text", UsageError, "my.docx: unknown format '.docx': "),

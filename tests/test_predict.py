@@ -274,7 +274,7 @@ def test_rows_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sequence", ["none.txt", "out.jsonl"], 3,
          "none.txt does not exist: check the path"),
         ("sequence", ["texts.tsv", "out.jsonl"], 3,
-         "texts.tsv:1: no column 'text' (text_column): allowed: a, b"),
+         "texts.tsv:1: no column 'text': allowed: a, b"),
         ("sequence", ["texts.conll", "out.jsonl"], 2,
          "texts.conll: unknown format '.conll': did you mean '.jsonl'? allowed: .txt,"),
     ],

@@ -59,10 +59,10 @@ def test_missing_columns(tmp_path: Path, suffix: str) -> None:
     where = {".jsonl": f"{name}:1", ".ndjson": f"{name}:1", ".csv": f"{name}:1",
              ".tsv": f"{name}:1"}.get(suffix, name)  # fmt: skip
     assert refused(ArtifactError, tmp_path, name) == (
-        f"{where}: no column 'text' (text_column): did you mean 'texts'? allowed: texts, label, n"
+        f"{where}: no column 'text': did you mean 'texts'? allowed: texts, label, n"
     )
     assert refused(ArtifactError, tmp_path, name, text_column="n", label_column="xyz") == (
-        f"{where}: no column 'xyz' (label_column): allowed: texts, label, n"
+        f"{where}: no column 'xyz': allowed: texts, label, n"
     )
 
 

@@ -75,10 +75,7 @@ class Columns(Frozen):
         """
         for column in self.needed:
             if column not in record:
-                raise ArtifactError(
-                    f"{where}: no column {column!r} ({self._asks_for(column)}):"
-                    f" {nearest(column, [*record])}"
-                )
+                raise ArtifactError(f"{where}: no column {column!r}: {nearest(column, [*record])}")
         label = None if self.label_column is None else self._label(record, where)
         rows = [self._row(record, column, label, where) for column in self.text_columns]
         group = None if self.group_column is None else self._group(record, where)
@@ -94,11 +91,6 @@ class Columns(Frozen):
                 )
             if pair is not None:
                 yield rows[0]._replace(text_pair=pair)
-
-    def _asks_for(self, column: str) -> str:
-        """The key that names a column."""
-        others = ("text_pair_column", "label_column", "group_column")
-        return next((key for key in others if getattr(self, key) == column), "text_column")
 
     def _row(
         self, record: Mapping[str, Any], column: str, label: Label | None, where: str
