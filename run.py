@@ -3,6 +3,7 @@
 
     python3 run.py demo               distil a small sentence encoder, about 5 minutes
     python3 run.py test [arguments]   every check: lint, format, types, tests (arguments: pytest's)
+    python3 run.py test --long        the same with thousands of faults, up to an hour
     python3 run.py check              lint, format and types only
     python3 run.py setup              only the environment, in .venv beside this file
 

@@ -2,21 +2,23 @@
 
 A file is written under a temporary name in its own folder, fsynced, given its name, and its folder
 is fsynced: only then is it acknowledged. `write_file` replaces; `publish` never does, so of two
-writers of one content-keyed file the first wins. What dead runs
-left under temporary names is swept by the next one.
+writers of one content-keyed file the first wins. What dead runs left under temporary names is
+swept by the next one. Every change goes through a function of `os`, so that tests can stand in for
+the disk: record it, fail, or die at any point.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
-import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from kdpipe.errors import LockedError
 
 TEMPORARY = ".tmp-"
 _CHUNK = 1 << 22
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+"""Of a file system that cannot make one, or not this one."""
 
 
 def canonical(value: Any) -> bytes:
@@ -67,48 +71,68 @@ def digest_arrays(arrays: list[npt.NDArray[np.int64]]) -> str:
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents, durably."""
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        _sync_folder(path.parent)
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        _sync_folder(folder.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Create or replace `path` with `data`."""
     with _temporary(path) as temporary:
-        _write(temporary, data)
-        temporary.replace(path)
+        _write(temporary, [data])
+        os.replace(temporary, path)
     _sync_folder(path.parent)
 
 
 def publish(path: Path, data: bytes) -> None:
     """Create `path` with `data` unless it exists: the first of two writers wins."""
     with _temporary(path) as temporary:
-        _write(temporary, data)
-        with contextlib.suppress(FileExistsError):
+        _write(temporary, [data])
+        try:
             os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            # Without hard links the last of two writers wins, with the same bytes.
+            if error.errno not in _NO_LINKS:
+                raise
+            os.replace(temporary, path)
     _sync_folder(path.parent)
 
 
 def place(source: Path, path: Path) -> None:
-    """Make `path` the same file as `source` (hard link), or a copy where links are not possible."""
+    """Make `path` the same file as `source` (hard link), or a copy where links are not possible.
+
+    The folder's next `write_file`, that of its manifest, makes it durable.
+    """
     with contextlib.suppress(FileNotFoundError):
         if path.samefile(source):
             return
     with _temporary(path) as temporary:
         try:
             os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-            _sync_file(temporary)
-        temporary.replace(path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with source.open("rb") as file:
+                _write(temporary, iter(lambda: file.read(_CHUNK), b""))
+        os.replace(temporary, path)
 
 
 def remove(path: Path) -> None:
     """Remove a file or a whole folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            for inside in sorted(path.iterdir()):
+                remove(inside)
+            os.rmdir(path)
+        else:
+            os.unlink(path)
 
 
 def prune(folder: Path, keep: set[str]) -> None:
@@ -122,8 +146,8 @@ def prune(folder: Path, keep: set[str]) -> None:
 def sweep(folder: Path) -> None:
     """Remove what killed runs of this machine left under temporary names, also in subfolders."""
     for path in folder.rglob(f"{TEMPORARY}{_host()}-*"):
-        process = int(path.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0])
-        if not _is_alive(process):
+        process = path.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
             remove(path)
 
 
@@ -136,12 +160,13 @@ def lock(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(descriptor, 100).decode("utf-8", "replace").strip() or "unknown"
+            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "unknown"
             raise LockedError(
                 f"{what} is being written by process {owner}: wait for it to end, or stop it"
             ) from None
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -158,7 +183,7 @@ def _temporary(path: Path) -> Iterator[Path]:
             error.filename = os.fspath(path)  # type: ignore[union-attr]
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def _host() -> str:
@@ -175,16 +200,16 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
+    """A new file, durable but for its name."""
+    # Never through a link that somebody has laid.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666)
     try:
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

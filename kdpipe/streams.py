@@ -2,6 +2,8 @@
 
 Passes over small batches do not share cores well: two passes on a core each are faster than one
 after the other on two cores, and what they compute does not depend on how many cores there are.
+Whoever waits for them computes on one thread as well: a team of threads that has just helped with
+something small goes on spinning for a while, on the cores that the passes need.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ def streams(device: torch.device) -> Iterator[Executor]:
     cores = torch.get_num_threads() if device.type == "cpu" else 1
     pool = ThreadPoolExecutor(cores, "stream", _alone if device.type == "cpu" else None)
     try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)

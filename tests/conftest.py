@@ -1,9 +1,14 @@
-"""Tests run alone: no network, two threads at most, nothing inherited from the caller's project."""
+"""Tests run alone: no network, two threads at most, nothing inherited from the caller's project.
+
+With `--long` trials are counted in thousands and take up to an hour; what a test measures by its
+fixture `figure` stands at the end of the run.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,40 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("KDPIPE_STORE", "KDPIPE_DEVICE", "DVC_ROOT"):
     os.environ.pop(name, None)
+
+
+Figure = Callable[[str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--long`."""
+    parser.addoption("--long", action="store_true", help="thousands of trials, up to an hour")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `--long` runs."""
+    if not config.getoption("--long"):
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures, a line each."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {value}")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for all trials."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Keep a sentence with a number that a test has measured."""
+    return lambda text: record_property("figure", text)
 
 
 @pytest.fixture(autouse=True)

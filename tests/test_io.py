@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -62,7 +63,8 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path):
 def test_second_holder_of_a_lock_is_told_who_has_it(tmp_path):
     with io.lock(tmp_path / "locks" / "a", "cache a"):
         message = (
-            f"^cache a is being written by process {os.getpid()}: wait for it to end, or stop it$"
+            rf"^cache a is being written by process {os.getpid()} on {platform.node()} since"
+            r" \d{4}-\d\d-\d\d \d\d:\d\d:\d\d: wait for it to end, or stop it$"
         )
         with (
             pytest.raises(LockedError, match=message),
