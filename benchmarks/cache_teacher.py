@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from kdpipe import teacher, write_corpus
+from kdpipe import passes, teacher, write_corpus
 from kdpipe.activations import Tokens
 from kdpipe.corpus import Corpus, open_corpus
 from kdpipe.device import Dtype, pick_device, pick_dtype
@@ -32,6 +32,7 @@ from kdpipe.parts import EMBEDDING
 from kdpipe.pipeline import Pipeline
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
+from kdpipe.questions import Asking, missing
 from kdpipe.store import Store
 
 MODEL = {
@@ -79,11 +80,11 @@ class Bench:
     peer: SentenceTransformer
     texts: list[str]
 
-    def asking(self, name: str) -> teacher.Asking:
+    def asking(self, name: str) -> Asking:
         """The questions of one of the two caches."""
         spec = self.project.pipeline.caches[name]
         identity = self.project.teacher("t").identity
-        return teacher.Asking(self.corpus, identity, spec, self.dtype(name))
+        return Asking(self.corpus, identity, spec, self.dtype(name))
 
     def dtype(self, name: str) -> Dtype:
         """The compute dtype of one of the two caches."""
@@ -99,7 +100,7 @@ class Bench:
         """Arrow to shards in a new store."""
         with tempfile.TemporaryDirectory(dir=self.project.root) as root:
             asking, store = self.asking(name), Store(Path(root))
-            todo = teacher.missing(asking, store)
+            todo = missing(asking, store)
             facts = teacher.answer(asking, todo, store, self.project.teacher("t").load)
             teacher.finish(asking, facts, store, self.project.cache_folder(name), {})
 
@@ -107,7 +108,7 @@ class Bench:
         """The batches of all blocks."""
         asking = self.asking("auto")
         plans = (
-            teacher.plan_block(asking, index, pick_device("cpu"))
+            passes.plan_block(asking, index, pick_device("cpu"))
             for index in range(len(self.corpus.facts.blocks))
         )
         return [rows.take(batch) for rows, batches in plans for batch in batches]

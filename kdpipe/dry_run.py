@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from kdpipe import artifact, cache, storage, teacher
+from kdpipe import artifact, cache, passes, storage
 from kdpipe.activations import Dims
 from kdpipe.corpus import BlockFacts
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError
+from kdpipe.questions import Asking, Todo
 from kdpipe.store import Store
 from kdpipe.targets import Question
-from kdpipe.teacher import Asking, Todo
 
 _TITLE = "what the teacher still has to say"
 
@@ -63,7 +63,7 @@ def pace(asking: Asking, todo: list[Todo], encoder: Encoder) -> str:
     """How long the teacher will take, measured for about two seconds."""
     seconds = 0.0
     if todo:
-        rate = teacher.seconds_per_token(asking, todo, encoder)
+        rate = passes.seconds_per_token(asking, todo, encoder)
         seconds = rate * sum(item.block.tokens for item in todo)
     return f"about {_time(seconds)} on {encoder.device.type} in {asking.dtype}"
 

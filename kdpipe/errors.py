@@ -68,7 +68,7 @@ def explain(error: BaseException) -> KdpipeError | None:
     """Translate errors of the system and of native libraries; None where it is a bug.
 
     A full disk arrives as OSError (Python, pyarrow) or as SafetensorError with "os error 28";
-    memory runs out as MemoryError or torch.OutOfMemoryError.
+    memory runs out as `out_of_memory` tells.
     """
     if isinstance(error, KdpipeError):
         return error
@@ -84,6 +84,15 @@ def explain(error: BaseException) -> KdpipeError | None:
         return StorageError(f"the disk reports an I/O error at {where}: {_KEPT}")
     if isinstance(error, FileNotFoundError):
         return ArtifactError(f"{where} does not exist: check the path, or run the stage before")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return ResourceError(f"out of memory: lower tokens_per_batch; {_KEPT}")
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a GPU's, or that of torch's allocator on the CPU.
+
+    The last one has no type of its own.
+    """
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

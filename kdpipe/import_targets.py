@@ -19,10 +19,11 @@ from kdpipe.errors import ArtifactError, NonFiniteError
 from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
+from kdpipe.questions import Asking, Todo
 from kdpipe.store import Store
 from kdpipe.targets import Imported, Question
 from kdpipe.targets.imported import STATES
-from kdpipe.teacher import Asking, Todo, rows_of
+from kdpipe.teacher import rows_of
 from kdpipe.token_vectors import at_first_tokens
 from kdpipe.vector_files import open_vectors, present, width_of
 

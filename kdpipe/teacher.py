@@ -1,110 +1,35 @@
 """One pass of the teacher over a corpus: only over blocks whose answers are not in the store yet.
 
-Legend: B rows, N tokens, D width. Batches are sorted by length within a block and are a pure
-function of the block and of the token budget, so a block computed again on the same kind of
-machine has the same bytes.
+Legend: V vectors, D width.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from kdpipe import artifact, cache, io, storage
-from kdpipe.activations import Activations, Tokens
-from kdpipe.batches import by_length
 from kdpipe.cache import CacheFacts, Difference
-from kdpipe.corpus import BlockFacts, Corpus
-from kdpipe.device import Dtype, pass_overhead
-from kdpipe.encoder import Encoder, embed, keep_in, observe
+from kdpipe.corpus import Corpus
+from kdpipe.encoder import Encoder, embed, keep_in
 from kdpipe.errors import NonFiniteError, UsageError
-from kdpipe.parts import EMBEDDING, Part, listed, order
+from kdpipe.parts import EMBEDDING, Part, listed
+from kdpipe.passes import plan_block, read_blocks
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
+from kdpipe.questions import Asking, Todo
 from kdpipe.store import Store
-from kdpipe.streams import streams
 from kdpipe.targets import Question
 
 _SAMPLE = 64
 """Rows of the first block that show how the dtype differs from fp32."""
-_PROBE_SECONDS = 2.0
-_BUDGET = {"cpu": 2_048}
-"""Padded tokens in a forward pass: on 2 cores 1,024 to 4,096 are equally fast."""
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Who is asked what about which corpus: all that the answers depend on."""
-
-    corpus: Corpus
-    teacher: str
-    """Identity of the teacher."""
-    spec: CacheSpec
-    dtype: Dtype
-
-    @property
-    def questions(self) -> list[Question]:
-        """All questions of all targets, each once."""
-        kept = (*self.spec.targets, *self.spec.files)
-        asked = [question for target in kept for question in target.questions()]
-        return sorted(
-            set(asked),
-            key=lambda one: (*order(one.what), one.storage),
-        )
-
-    def width(self, question: Question, store: Store) -> int:
-        """How many numbers a vector has, told from the answer about the first block."""
-        key = store.key(self.full(self.corpus.facts.blocks[0], question))
-        with safe_open(store.path(key), framework="pt") as shard:
-            return int(shard.get_slice("values").get_shape()[1])
-
-    def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
-        """The whole question, the digest of which names the shard."""
-        return {
-            "teacher": self.teacher,
-            "tokenizer": self.corpus.facts.tokenizer,
-            "prompt_tokens": self.corpus.facts.prompt_tokens,
-            "tokens": block.tokens_digest,
-            "dtype": self.dtype,
-            "ask": question.identity(),
-        }
-
-
-@dataclass(frozen=True)
-class Todo:
-    """A block with the questions whose answers are missing."""
-
-    index: int
-    block: BlockFacts
-    questions: list[Question]
-
-
-def missing(asking: Asking, store: Store, *, verify: bool = False) -> list[Todo]:
-    """The blocks that the teacher has to read; `verify` also finds damaged shards."""
-    found = []
-    for index, block in enumerate(asking.corpus.facts.blocks):
-        questions = []
-        for question in asking.questions:
-            key = store.key(asking.full(block, question))
-            if verify and not store.intact(key):
-                store.drop(key)
-            if store.find(key) is None:
-                questions.append(question)
-        if questions:
-            found.append(Todo(index, block, questions))
-    return found
 
 
 def answer(
@@ -205,67 +130,22 @@ def cache_identity(spec: CacheSpec) -> dict[str, Any]:
     return {key: value for key, value in spec.identity().items() if key not in unsaid}
 
 
-def budget(spec: CacheSpec, device: torch.device) -> int:
-    """Padded tokens in one forward pass."""
-    return spec.tokens_per_batch or _BUDGET.get(device.type, 32_768)
-
-
 def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> None:
     total = sum(item.block.tokens for item in todo)
     made_by = {
         "device": encoder.device.type,
-        "tokens_per_batch": budget(asking.spec, encoder.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
     with Progress("cache-teacher", total=total, unit="tokens") as bar:
-        for count, (item, said) in enumerate(read_blocks(asking, todo, encoder), start=1):
+        for count, (item, said, tokens) in enumerate(read_blocks(asking, todo, encoder), start=1):
             for question in item.questions:
                 encode = storage.encode if question.top_k is None else storage.encode_largest
                 kept = encode(said[question.what], question.storage)
                 _refuse_non_finite(kept, question, item, asking.corpus)
-                store.put(asking.full(item.block, question), kept, made_by)
+                used = {**made_by, "tokens_per_batch": tokens}
+                store.put(asking.full(item.block, question), kept, used)
             bar.advance(item.block.tokens, note=f"{count}/{len(todo)} blocks")
-
-
-def read_blocks(
-    asking: Asking, todo: list[Todo], encoder: Encoder
-) -> Iterator[tuple[Todo, Activations]]:
-    """What the teacher says about blocks: rows as in the corpus, values fp32 on the CPU."""
-    with streams(encoder.device) as pool:
-        begun: deque[tuple[Todo, Tokens, list[tuple[Tensor, Future[Activations]]]]] = deque()
-        for item in todo:
-            rows, batches = plan_block(asking, item.index, encoder.device)
-            needs = frozenset(question.what for question in item.questions)
-            passes = [
-                (batch, pool.submit(observe, encoder, rows.take(batch), needs, asking.dtype))
-                for batch in batches
-            ]
-            begun.append((item, rows, passes))
-            # One block ahead, so that no core waits for the last passes of a block.
-            if len(begun) > 1:
-                yield _gathered(*begun.popleft())
-        while begun:
-            yield _gathered(*begun.popleft())
-
-
-def _gathered(
-    item: Todo, rows: Tokens, passes: list[tuple[Tensor, Future[Activations]]]
-) -> tuple[Todo, Activations]:
-    values: dict[Part, Tensor] = {}
-    for batch, future in passes:
-        for part, value in future.result().values.items():
-            if part not in values:
-                values[part] = torch.empty(rows.vectors(part), value.shape[1])
-            values[part][rows.vectors_of(batch, part)] = value.cpu()
-    return item, Activations(rows.lengths, values)
-
-
-def plan_block(asking: Asking, index: int, device: torch.device) -> tuple[Tokens, list[Tensor]]:
-    """The rows of a block, and which of them go through the teacher together, shortest first."""
-    rows = Tokens.of(asking.corpus.all_of(index), asking.corpus.facts.prompt_tokens)
-    plan = by_length(rows.lengths.numpy(), budget(asking.spec, device), pass_overhead(device))
-    return rows, [torch.from_numpy(batch) for batch in plan]
 
 
 def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
@@ -322,25 +202,3 @@ def rows_of(bad: Tensor, part: Part, item: Todo, corpus: Corpus) -> list[int]:
     starts = corpus.block(item.index).starts_of(part)
     found = np.unique(np.searchsorted(starts[1:], bad.nonzero().flatten().numpy(), side="right"))
     return [item.block.first_row + row for row in found.tolist()]
-
-
-def seconds_per_token(asking: Asking, todo: list[Todo], encoder: Encoder) -> float:
-    """Measured for about two seconds on batches of the first missing block."""
-    rows, batches = plan_block(asking, todo[0].index, encoder.device)
-    needs = frozenset(question.what for question in todo[0].questions)
-
-    def read(batch: Tensor) -> tuple[float, int]:
-        taken = rows.take(batch)
-        observe(encoder, taken, needs, asking.dtype)
-        return time.perf_counter(), len(taken.ids)
-
-    with streams(encoder.device) as pool:
-        list(pool.map(read, batches[:2]))
-        begin, end, tokens = time.perf_counter(), 0.0, 0
-        # From all over the block: short and long rows cost differently.
-        order = np.random.default_rng(0).permutation(len(batches))
-        for end, count in pool.map(read, [batches[place] for place in order]):
-            tokens += count
-            if end - begin > _PROBE_SECONDS:
-                break
-    return (end - begin) / tokens

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from kdpipe.pipeline import CacheSpec
     from kdpipe.processes import Group
     from kdpipe.project import Project
+    from kdpipe.questions import Asking, Todo
     from kdpipe.store import Store
-    from kdpipe.teacher import Asking, Todo
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read every shard and compute damaged ones again.")
@@ -80,6 +80,7 @@ def _cache(
     from kdpipe import artifact, cache, teacher
     from kdpipe.dry_run import show_plan
     from kdpipe.progress import say
+    from kdpipe.questions import missing
 
     spec, folder, store = project.pipeline.caches[name], project.cache_folder(name), project.store
     corpus = project.corpus(spec.corpus)
@@ -94,7 +95,7 @@ def _cache(
         "dtype": work.asking.dtype,
     }
     if dry_run:
-        todo = teacher.missing(work.asking, store)
+        todo = missing(work.asking, store)
         show_plan(work.asking, todo, store, folder, *work.plan(todo))
         return
     with group.lock(project.lock("cache", name), f"cache {name}"):
@@ -120,15 +121,16 @@ def _cache(
 
 def _todo(asking: Asking, store: Store, group: Group, *, verify: bool) -> list[Todo]:
     """What nobody has read, once the leader has thrown away what cannot be used."""
-    from kdpipe import io, teacher
+    from kdpipe import io
+    from kdpipe.questions import missing
 
     if group.leads:
         io.sweep(store.root)
-        todo = teacher.missing(asking, store, verify=verify)
+        todo = missing(asking, store, verify=verify)
         group.wait()
     else:
         group.wait()
-        todo = teacher.missing(asking, store)
+        todo = missing(asking, store)
     # Nobody answers before all have looked.
     group.wait()
     return todo
@@ -139,10 +141,11 @@ def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: s
     from kdpipe.device import pick_device, pick_dtype
     from kdpipe.dry_run import pace
     from kdpipe.project import same_tokenizer
+    from kdpipe.questions import Asking
 
     who, where = project.teacher(name, mlm=spec.asks_mlm), pick_device(device)
     same_tokenizer(who, corpus, spec.corpus)
-    asking = teacher.Asking(corpus, who.identity, spec, pick_dtype(spec.dtype, where))
+    asking = Asking(corpus, who.identity, spec, pick_dtype(spec.dtype, where))
 
     def load() -> Encoder:
         return who.load().to(where)

@@ -9,9 +9,10 @@ from kdpipe import cache, corpus, write_corpus
 from kdpipe.io import write_file
 from kdpipe.pipeline import Pipeline
 from kdpipe.project import Project
+from kdpipe.questions import Asking, missing
 from kdpipe.store import Store
 from kdpipe.targets import Question
-from kdpipe.teacher import Asking, answer, finish, missing
+from kdpipe.teacher import answer, finish
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
 

@@ -30,9 +30,10 @@ LAYERS = """
     shares students train_spec
     bodies
     pipeline speed
-    corpus_rows
-    dvc evaluate student teacher terms word_tokenizer write_corpus
-    dry_run import_targets optimizer project run
+    corpus_rows questions
+    dvc evaluate passes student terms word_tokenizer write_corpus
+    optimizer project run teacher
+    dry_run import_targets
     validate
     train
     checkpoint idle multitask snapshots

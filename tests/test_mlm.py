@@ -29,10 +29,10 @@ from kdpipe.masked_logits import unpacked
 from kdpipe.objectives.base import Unit
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS
 from kdpipe.pipeline import StudentSpec
+from kdpipe.questions import missing
 from kdpipe.store import Store
 from kdpipe.student import check
 from kdpipe.targets import MaskedTokens
-from kdpipe.teacher import missing
 from tests.live import TOLERANCE, assert_same, terms_of
 from tests.masked import masked_folder
 from tests.mlm import (

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import teacher, write_corpus
+from kdpipe import passes, teacher, write_corpus
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
 from kdpipe.parts import EMBEDDING, Part
+from kdpipe.questions import Asking, Todo, missing
 from tests.pieces import asking, make_cache, make_corpus, new_project, sentences, write_text
 from tests.tiny import tiny_headed_folder
 
@@ -58,7 +59,7 @@ def test_asking_more_asks_only_what_is_new(project):
     place = new_project(project, sentences(60), caches={"more": more})
     corpus = make_corpus(place)
     make_cache(place, corpus)
-    todo = teacher.missing(asking(place, corpus, "more"), place.store)
+    todo = missing(asking(place, corpus, "more"), place.store)
     assert {question.name for item in todo for question in item.questions} == {"hidden.3.fp32"}
 
 
@@ -73,8 +74,8 @@ def test_changed_rows_recompute_only_their_blocks(project, change):
     assert 1 <= computed <= 3
     assert len(corpus.facts.blocks) > 20
     whole = asking(place, corpus)
-    todo = [teacher.Todo(5, corpus.facts.blocks[5], whole.questions)]
-    [(_, fresh)] = teacher.read_blocks(whole, todo, place.teacher("tiny").load())
+    todo = [Todo(5, corpus.facts.blocks[5], whole.questions)]
+    [(_, fresh, _)] = passes.read_blocks(whole, todo, place.teacher("tiny").load())
     block = corpus.facts.blocks[5]
     kept = cache.read(np.arange(block.first_row, block.first_row + block.rows), NEEDS)
     assert torch.equal(fresh[EMBEDDING], kept[EMBEDDING])
@@ -132,7 +133,7 @@ def test_killed_at_any_block_the_rerun_gives_the_same_bytes_and_repeats_at_most_
         dead = subprocess.run([sys.executable, "-c", script, str(point)], env=done, check=False)
         assert dead.returncode == -signal.SIGKILL
         shards = len(list((project / ".kdpipe").rglob("*.safetensors")))
-        todo = teacher.missing(asking(place, corpus), place.store)
+        todo = missing(asking(place, corpus), place.store)
         questions = 3
         assert total - len(todo) >= shards // questions - 1
         make_cache(place, corpus)
@@ -153,8 +154,8 @@ def test_a_damaged_shard_is_found_before_use_and_mended_by_verify(project):
     with pytest.raises(ArtifactError, match=f"{victim.name} is damaged .* --verify"):
         broken.read(rows, NEEDS)
     questions = asking(place, corpus)
-    assert teacher.missing(questions, place.store) == []
-    todo = teacher.missing(questions, place.store, verify=True)
+    assert missing(questions, place.store) == []
+    todo = missing(questions, place.store, verify=True)
     assert len(todo) == 1
     facts = teacher.answer(questions, todo, place.store, place.teacher("tiny").load)
     teacher.finish(questions, facts, place.store, cache.folder, {"corpus": corpus.digest})
@@ -184,7 +185,7 @@ def test_nan_from_the_teacher_names_the_rows_and_keeps_nothing(project):
         return encoder
 
     with pytest.raises(NonFiniteError, match=r"is NaN or Inf for \d+ rows of block \d+ \(rows \["):
-        teacher.answer(questions, teacher.missing(questions, place.store), place.store, load)
+        teacher.answer(questions, missing(questions, place.store), place.store, load)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -197,10 +198,8 @@ def test_other_number_types_state_their_difference_to_fp32(project, dtype):
     }
     place = new_project(project, sentences(60), caches={"said": spec})
     corpus = make_corpus(place)
-    questions = teacher.Asking(
-        corpus, place.teacher("tiny").identity, place.pipeline.caches["said"], dtype
-    )
-    todo = teacher.missing(questions, place.store)
+    questions = Asking(corpus, place.teacher("tiny").identity, place.pipeline.caches["said"], dtype)
+    todo = missing(questions, place.store)
     facts = teacher.answer(questions, todo, place.store, place.teacher("tiny").load)
     assert facts.difference is not None
     assert 0.99 < facts.difference.min_cosine <= 1.0
@@ -225,9 +224,7 @@ def test_what_overflows_in_fp16_is_refused(project, monkeypatch, module, message
     spec = {"corpus": "text", "teacher": "tiny", "dtype": "fp16", "targets": [target]}
     place = new_project(project, sentences(60), caches={"said": spec})
     who = place.teacher("tiny")
-    questions = teacher.Asking(
-        make_corpus(place), who.identity, place.pipeline.caches["said"], "fp16"
-    )
+    questions = Asking(make_corpus(place), who.identity, place.pipeline.caches["said"], "fp16")
 
     def load() -> Encoder:
         encoder = who.load()
@@ -235,7 +232,7 @@ def test_what_overflows_in_fp16_is_refused(project, monkeypatch, module, message
         return encoder
 
     with pytest.raises(NonFiniteError) as caught:
-        teacher.answer(questions, teacher.missing(questions, place.store), place.store, load)
+        teacher.answer(questions, missing(questions, place.store), place.store, load)
     assert str(caught.value) == message
 
 
