@@ -181,6 +181,8 @@ def test_what_has_nothing_to_be_measured_by_is_not_evaluated(edit: Edit) -> None
     targets: [{kind: hidden, layers: [1]}]
 """,
     )
+    edit("{kind: fidelity}", "{kind: similarity, file: sts.tsv}")
+    Path("sts.tsv").write_text("sentence1\tsentence2\tscore\n")
     assert [name for name in _stages() if name.startswith("evaluate")] == ["evaluate-small"]
 
 
