@@ -61,6 +61,11 @@ def part(folder: Path, name: str, algorithm: str = "xxh3_128") -> Part:
     return Part(name=name, bytes=path.stat().st_size, digest=io.digest_file(path, algorithm))
 
 
+def unfinish(folder: Path) -> None:
+    """Take away the manifest, if there is one, before the files that it lists change."""
+    io.forget(folder / MANIFEST)
+
+
 def finish(folder: Path, manifest: Manifest) -> str:
     """Write the manifest, which makes the folder finished; returns its digest."""
     data = manifest.model_dump_json(indent=1).encode("utf-8") + b"\n"

@@ -41,9 +41,11 @@ def save(folder: Path, run: Training, log: dict[str, Any]) -> None:
     parts = {"weights": run.modules.state_dict(), "optimizer": memory_of(run.optimizer)}
     if run.best:
         parts["best"] = run.best
+    digests = {}
     for name, tensors in parts.items():
-        io.write_file(target / f"{name}.safetensors", safetensors_bytes(_apart(tensors)))
-    digests = {name: io.digest_file(target / f"{name}.safetensors") for name in parts}
+        data = safetensors_bytes(_apart(tensors))
+        io.write_file(target / f"{name}.safetensors", data)
+        digests[name] = io.digest_bytes(data)
     state = {"progress": vars(run.progress), "scaler": run.scaler.state_dict(), "log": log}
     state["digests"] = digests
     # The order of keys is kept: the columns of the log and the manifest follow it.

@@ -63,6 +63,7 @@ def write_report(report: Report, folder: Path) -> None:
     Nothing in `metrics.json` depends on a clock: the same models give the same bytes.
     """
     io.make_folder(folder)
+    io.sweep(folder)
     sizes = {
         key: {role: getattr(speed, key) for role, speed in report.speed.items()}
         for key in ("parameters", "bytes")

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from safetensors import SafetensorError
 
 from kdpipe.errors import LockedError
 
@@ -135,19 +134,29 @@ def remove(path: Path) -> None:
             os.unlink(path)
 
 
+def forget(path: Path) -> None:
+    """Remove a file of a folder that is there; on return it does not come back by a power cut."""
+    remove(path)
+    _sync_folder(path.parent)
+
+
 def prune(folder: Path, keep: set[str]) -> None:
-    """Remove everything directly in `folder` whose name is not in `keep`."""
+    """Remove everything directly in `folder` whose name is not in `keep`, and `sweep` the rest.
+
+    What living processes of this machine have under temporary names stays: where locks do not
+    work there may be another writer.
+    """
     for path in folder.iterdir():
-        if path.name not in keep:
+        if path.name not in keep and not _is_being_written(path):
             remove(path)
+    sweep(folder)
     _sync_folder(folder)
 
 
 def sweep(folder: Path) -> None:
     """Remove what killed runs of this machine left under temporary names, also in subfolders."""
     for path in folder.rglob(f"{TEMPORARY}{_host()}-*"):
-        process = path.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0]
-        if process.isdecimal() and not _is_alive(int(process)):
+        if not _is_being_written(path):
             remove(path)
 
 
@@ -160,9 +169,9 @@ def lock(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "unknown"
             raise LockedError(
-                f"{what} is being written by process {owner}: wait for it to end, or stop it"
+                f"{what} is being written by process {_owner(descriptor)}: wait for it to end, or"
+                " stop it"
             ) from None
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.ftruncate(descriptor, 0)
@@ -176,18 +185,47 @@ def lock(path: Path, what: str) -> Iterator[None]:
 def _temporary(path: Path) -> Iterator[Path]:
     temporary = path.parent / f"{TEMPORARY}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
     try:
-        yield temporary
-    except (OSError, SafetensorError) as error:
-        # A failed write names no file, or one of a name that says nothing to a user.
-        if getattr(error, "filename", None) in {None, os.fspath(temporary)}:
-            error.filename = os.fspath(path)  # type: ignore[union-attr]
+        with _about(path, temporary):
+            yield temporary
+            remove(temporary)
+    except BaseException:
+        # What went wrong first is what is told.
+        with contextlib.suppress(OSError):
+            remove(temporary)
         raise
-    finally:
-        remove(temporary)
+
+
+@contextlib.contextmanager
+def _about(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors name `path`: a failed write names no file, or one that says nothing to a user."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.filename == os.fspath(temporary or path):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 def _host() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def _owner(descriptor: int) -> str:
+    """Who holds a lock, as it says itself a moment after it has it."""
+    for _ in range(20):
+        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+        process = owner.partition(" ")[0]
+        if process.isdecimal() and _is_alive(int(process)):
+            break
+        time.sleep(0.05)
+    return owner or "unknown"
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether it is a temporary file of a process of this machine that is alive."""
+    start = f"{TEMPORARY}{_host()}-"
+    process = path.name.removeprefix(start).partition("-")[0]
+    return path.name.startswith(start) and process.isdecimal() and _is_alive(int(process))
 
 
 def _is_alive(process: int) -> bool:
@@ -218,6 +256,7 @@ def _write(path: Path, chunks: Iterable[bytes]) -> None:
 def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with _about(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

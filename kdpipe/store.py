@@ -95,9 +95,10 @@ class Store:
         return key
 
     def drop(self, key: str) -> None:
-        """Forget a shard: its receipt first."""
-        io.remove(self._receipt(key))
-        io.remove(self.path(key))
+        """Forget a shard, and only then its receipt: one that is there without it is whole."""
+        if self.path(key).parent.is_dir():
+            io.forget(self.path(key))
+            io.forget(self._receipt(key))
 
     def _receipt(self, key: str) -> Path:
         return self.path(key).with_suffix(".json")

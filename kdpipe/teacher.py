@@ -108,7 +108,8 @@ def finish(
             name = f"{question.name}-{key[:32]}.safetensors"
             io.place(store.path(key), folder / name)
             parts.append(artifact.Part(name=name, bytes=receipt.bytes, digest=receipt.digest))
-    io.prune(folder, {part.name for part in parts} | {artifact.MANIFEST})
+    artifact.unfinish(folder)
+    io.prune(folder, {part.name for part in parts})
     artifact.finish(
         folder,
         artifact.Manifest(

@@ -72,7 +72,8 @@ def write_corpus(
     _refuse_nothing_to_train_on(spec, facts)
     names = [block.name for block in facts.blocks]
     parts = tuple(artifact.part(folder, name) for name in names)
-    io.prune(folder, {*names, artifact.MANIFEST})
+    artifact.unfinish(folder)
+    io.prune(folder, {*names})
     artifact.finish(
         folder,
         artifact.Manifest(

@@ -45,6 +45,7 @@ def write_student(project: Project, name: str, job: Job, inputs: dict[str, str])
     """
     folder, run, facts = project.student_folder(name), job.run, job.run.corpus.facts
     io.make_folder(folder)
+    artifact.unfinish(folder)
     last = {key: tensor.detach().clone() for key, tensor in run.modules.state_dict().items()}
     files = []
     best = dict(run.best) if run.spec.load_best_model_at_end else {}
@@ -68,7 +69,7 @@ def write_student(project: Project, name: str, job: Job, inputs: dict[str, str])
     files += ["steps.tsv", "loss.svg", "kdpipe.json"]
     card.write_card(folder, story, table="")
     top = {file.partition("/")[0] for file in files}
-    io.prune(folder, top | {CARD, artifact.MANIFEST})
+    io.prune(folder, top | {CARD})
     artifact.finish(
         folder,
         artifact.Manifest(

@@ -24,6 +24,7 @@ def evaluate(
 
     Example: kdpipe evaluate pipelines/demo.yaml small
     """
+    from kdpipe import io
     from kdpipe.project import open_project
     from kdpipe.report import show_tables
 
@@ -32,13 +33,16 @@ def evaluate(
     chosen = project.pipeline.choose_students(names)
     chosen = [name for name in chosen if names or project.pipeline.tasks_of(name)]
     for name in chosen:
-        _evaluate(project, name, device)
+        whole = project.pipeline.trained_as(name)
+        # It writes the student's card, and measures weights that must not change meanwhile.
+        with io.lock(project.lock("student", whole), f"student {whole}"):
+            _evaluate(project, name, device)
     if "KDPIPE_REPRO" not in os.environ:
         show_tables(project.root, chosen)
 
 
 def _evaluate(project: Project, name: str, device: str) -> None:
-    from kdpipe import artifact, card, write_student
+    from kdpipe import artifact, card, io, write_student
     from kdpipe import evaluate as evaluation
     from kdpipe.subjects import held_out, subjects
 
@@ -50,5 +54,6 @@ def _evaluate(project: Project, name: str, device: str) -> None:
     rows = held_out(corpus, cache)
     report = evaluation.evaluate(three, tasks, rows, project.root)
     evaluation.write_report(report, project.report_folder(name))
+    io.sweep(folder)
     story = artifact.read_record(folder / "kdpipe.json")
     card.write_card(folder, story, table=evaluation.markdown(report))

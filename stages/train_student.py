@@ -74,6 +74,8 @@ def _train(project: Project, whole: str, device: str) -> None:
     from kdpipe.progress import say
 
     asked = _asked(project, whole)
+    key = io.identity([some[:2] for some in asked.values()])[:32]
+    runs = project.root / ".kdpipe" / "runs" / key
     with here().lock(project.lock("student", whole), f"student {whole}"):
         if all(
             artifact.is_current(project.student_folder(name), write_student.KIND, *some[:2])
@@ -81,9 +83,9 @@ def _train(project: Project, whole: str, device: str) -> None:
         ):
             for name in asked:
                 say(f"{project.student_folder(name)}: up to date")
+            if here().leads:
+                io.remove(runs)
             return
-        key = io.identity([some[:2] for some in asked.values()])[:32]
-        runs = project.root / ".kdpipe" / "runs" / key
         jobs = _trained(project, whole, asked, runs, device)
         if here().leads:
             for name, job in jobs.items():

@@ -7,11 +7,17 @@ fixture `figure` stands at the end of the run.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.trials import Scenario
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -85,6 +91,28 @@ def two_tasks(_two_tasks_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     from tests.two_tasks import copy_of
 
     return copy_of(_two_tasks_made, tmp_path / "here", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scenario]]:
+    """What `tests.trials` makes, in memory where that can be."""
+    from tests.trials import scenarios
+
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK):
+        with tempfile.TemporaryDirectory(dir=memory) as folder:
+            yield scenarios(Path(folder) / "made")
+    else:
+        yield scenarios(tmp_path_factory.mktemp("trials") / "made")
+
+
+@pytest.fixture
+def spot(scenarios: dict[str, Scenario]) -> Iterator[Path]:
+    """A folder for trials on the same disk, so that files can be linked."""
+    folder = scenarios["tokenize"].before.parent / "spot"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

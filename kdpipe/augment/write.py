@@ -134,7 +134,8 @@ def _publish(
     for name in names:
         if (folder / _UNFINISHED / name).is_file():
             io.place(folder / _UNFINISHED / name, folder / name)
-    io.prune(folder, {*names, artifact.MANIFEST})
+    artifact.unfinish(folder)
+    io.prune(folder, {*names})
     artifact.finish(
         folder,
         artifact.Manifest(

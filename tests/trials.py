@@ -1,0 +1,245 @@
+"""A tiny project, and its stages run in processes that may die, on a disk that may fail.
+
+A trial is a fork of a process that has everything imported. It runs one command in a copy of a
+project, of which the files are hard links: `kdpipe` edits none of them in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import random
+import re
+import shutil
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from tests.disk import Disk, Fault
+from tests.pieces import sentences, write_text
+from tests.tiny import tiny_teacher_folder
+
+FORKS = multiprocessing.get_context("forkserver")
+PRELOAD = [
+    *("kdpipe.augment.write", "kdpipe.cli", "kdpipe.evaluate", "kdpipe.job", "kdpipe.project"),
+    *("kdpipe.stages.augment_text", "kdpipe.stages.cache_teacher"),
+    *("kdpipe.stages.evaluate_student", "kdpipe.stages.tokenize_corpus"),
+    *("kdpipe.stages.train_student", "kdpipe.subjects", "kdpipe.teacher", "kdpipe.tokenizer"),
+    *("kdpipe.word_tokenizer", "kdpipe.write_student", "matplotlib.backends.backend_svg"),
+    *("matplotlib.figure", "rich.live", "rich.table", "ruamel.yaml", "tests.trials"),
+    "transformers.models.bert.modeling_bert",
+]
+"""What the stages import as they run."""
+PIPELINE = """\
+corpora:
+  text:
+    sources: [{kind: files, files: [text.txt]}]
+    tokenizer: tiny
+    max_seq_length: 32
+    validation: 0.2
+augmentations:
+  more:
+    sources: [{kind: files, files: [text.txt]}]
+    methods: [{kind: perturb, steps: [{kind: masking, probability: 0.3}]}]
+teachers:
+  tiny: {model: teacher}
+caches:
+  said:
+    corpus: text
+    teacher: tiny
+    targets: [{kind: embedding, storage: fp32}, {kind: hidden, layers: [1]}]
+    dtype: fp32
+students:
+  small:
+    caches: [said]
+    model: {kind: teacher_layers, layers: [1]}
+    objectives: [{kind: embedding, loss: cosine}]
+    train: {max_steps: 6, tokens_per_batch: 128, bf16: false, eval_steps: 2, save_steps: 2}
+    evaluate: [{kind: fidelity}]
+"""
+FILE = "pipeline.yaml"
+ROWS = 40
+STAGES = ("augment", "tokenize", "cache-teacher", "train", "evaluate")
+CLOCKS = {"speed.json", "table.tsv", "report.svg"}
+"""Files that tell of speed."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a run went, as it tells itself; there is none where it was killed."""
+
+    calls: list[str]
+    log: list[tuple[object, ...]]
+
+
+@dataclass
+class Ended:
+    """The end of a trial."""
+
+    code: int
+    shown: str
+    record: Record | None
+
+
+def begin(
+    words: list[str], folder: Path, fault: Fault | None = None, *, locks: bool = True
+) -> ForkServerProcess:
+    """Start a command in a project, in a process of its own."""
+    FORKS.set_forkserver_preload(PRELOAD)
+    process = FORKS.Process(target=_run, args=(words, folder, fault, locks))
+    process.start()
+    return process
+
+
+def end(process: ForkServerProcess, folder: Path) -> Ended:
+    """Wait for it."""
+    process.join(60)
+    assert process.exitcode is not None and process.pid is not None, "it takes a minute"
+    told, shown = _beside(folder, process.pid, "record"), _beside(folder, process.pid, "err")
+    record = pickle.loads(told.read_bytes()) if told.exists() else None
+    return Ended(process.exitcode, shown.read_text("utf-8"), record)
+
+
+def run(
+    words: list[str], folder: Path, fault: Fault | None = None, *, locks: bool = True
+) -> Ended:
+    """Run a command to its end."""
+    return end(begin(words, folder, fault, locks=locks), folder)
+
+
+def _beside(folder: Path, process: int, what: str) -> Path:
+    return folder.parent / f"{process}.{what}"
+
+
+def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool) -> None:
+    """In the trial's own process: constants for a tiny project, then the program."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from kdpipe import cli, io, speed, write_corpus
+    from kdpipe.augment import write
+
+    os.dup2(os.open(_beside(folder, os.getpid(), "err"), os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(2, 1)
+    disable_progress_bar()
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.environ["KDPIPE_DEVICE"] = "cpu"
+    write_corpus.SMALLEST, write_corpus.SPREAD, write.PART = 20, 100, 8
+    speed.ROUNDS = speed.FEWEST_ROUNDS = 1
+    speed.MOST_ROWS = speed.FEWEST_ROWS = speed.MOST_PROBED = 4
+    speed.MOST_SINGLES = speed.FEWEST_SINGLES = 2
+    if not locks:
+        io.fcntl.flock = lambda descriptor, operation: None
+    disk = Disk(fault)
+    disk.stand_in()
+    code = cli.main(words)
+    told = _beside(folder, os.getpid(), "record")
+    told.write_bytes(pickle.dumps(Record(disk.calls, disk.log)))
+    os._exit(code)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command, and the project that it meets and leaves where nothing goes wrong."""
+
+    name: str
+    words: list[str]
+    before: Path
+    after: Path
+    record: Record
+
+    def again(self, folder: Path) -> Path:
+        """A copy of the project as it was before."""
+        return copy(self.before, folder)
+
+
+def copy(project: Path, folder: Path) -> Path:
+    """A copy whose files are links; locks are not copied, which are edited in place."""
+    return shutil.copytree(
+        project, folder, copy_function=os.link, ignore=shutil.ignore_patterns("locks")
+    )
+
+
+def scenarios(root: Path) -> dict[str, Scenario]:
+    """Each stage for the first time, then again after something has changed."""
+    first = root / "0"
+    first.mkdir(parents=True)
+    write_text(first / "text.txt", sentences(ROWS))
+    tiny_teacher_folder(first / "teacher")
+    (first / FILE).write_text(PIPELINE)
+    made, before = dict[str, Scenario](), first
+    for stage in STAGES:
+        made[stage] = _scenario(stage, [stage, FILE], before, root)
+        before = made[stage].after
+    for name, words, change in (
+        ("tokenize other text", ["tokenize", FILE], _other_text),
+        ("cache-teacher --verify", ["cache-teacher", FILE, "--verify"], _damaged_shard),
+        ("train otherwise", ["train", FILE], _other_training),
+    ):
+        changed = copy(before, root / f"{name} before")
+        change(changed)
+        made[name] = _scenario(name, words, changed, root)
+    return made
+
+
+def _scenario(name: str, words: list[str], before: Path, root: Path) -> Scenario:
+    after = copy(before, root / name)
+    ended = run(words, after)
+    assert ended.code == 0, ended.shown
+    assert ended.record is not None
+    return Scenario(name, words, before, after, ended.record)
+
+
+def _other_text(project: Path) -> None:
+    (project / "text.txt").unlink()
+    write_text(project / "text.txt", sentences(ROWS, 10))
+
+
+def _damaged_shard(project: Path) -> None:
+    shard = sorted(project.glob(".kdpipe/store/*/*.safetensors"))[0]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    for path in (shard, *project.glob(f"artifacts/caches/said/*{shard.stem[:32]}.safetensors")):
+        path.unlink()
+        path.write_bytes(data)
+
+
+def _other_training(project: Path) -> None:
+    (project / FILE).unlink()
+    (project / FILE).write_text(PIPELINE.replace("max_steps: 6", "max_steps: 7"))
+
+
+def tree(project: Path) -> dict[str, str]:
+    """Digests of all that a project has, without locks and what depends on a clock."""
+    found = {}
+    for path in sorted(project.rglob("*")):
+        name = path.relative_to(project).as_posix()
+        if name.startswith(".kdpipe/locks"):
+            continue
+        if path.is_dir():
+            found[name] = "a folder"
+        elif path.name in CLOCKS:
+            found[name] = "a file"
+        else:
+            data = path.read_bytes()
+            if path.name == "README.md":
+                data = re.sub(rb"\| [^|]+ \| [^|]+ \|\n", b"\n", data)
+            found[name] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def differences(found: Path, expected: Path) -> list[str]:
+    """Names of files that two projects do not have alike."""
+    here, there = tree(found), tree(expected)
+    return sorted(name for name in here | there if here.get(name) != there.get(name))
+
+
+def points(count: int, wanted: int | None, seed: int) -> list[int]:
+    """Places among `count`: all, or a sample with the first and the last one."""
+    if wanted is None or wanted >= count:
+        return [*range(count)]
+    drawn = random.Random(seed).sample(range(1, count - 1), wanted - 2)
+    return sorted({0, count - 1, *drawn})
