@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from kdpipe import io
+from kdpipe import io, records
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError, UsageError
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
+_SHOWN = 5
+"""Differences that a message names."""
 
 PartName = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"),
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$", max_length=250
+    ),
+]
+Digest = Annotated[
+    str, StringConstraints(pattern=r"^(xxh3_128:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")
 ]
 
 
@@ -32,7 +41,7 @@ class Part(Frozen):
     name: PartName
     """Path inside the folder, at most two levels deep."""
     bytes: int = Field(ge=0)
-    digest: str
+    digest: Digest
     """`xxh3_128:<hex>` or `sha256:<hex>`."""
 
 
@@ -42,7 +51,7 @@ class Manifest(Frozen):
     format: str
     """`kdpipe.texts`, `kdpipe.corpus`, `kdpipe.cache` or `kdpipe.student`."""
     version: int
-    """Of the format; readers refuse a newer one."""
+    """Of the format; readers refuse another one."""
     spec: dict[str, Any]
     """The section of the pipeline file that asked for it, defaults filled in."""
     inputs: dict[str, str]
@@ -52,7 +61,7 @@ class Manifest(Frozen):
     files: tuple[Part, ...]
 
 
-VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 2, "kdpipe.student": 1, "kdpipe.texts": 1}
+VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 3, "kdpipe.student": 2, "kdpipe.texts": 2}
 
 
 def part(folder: Path, name: str, algorithm: str = "xxh3_128") -> Part:
@@ -68,7 +77,7 @@ def unfinish(folder: Path) -> None:
 
 def finish(folder: Path, manifest: Manifest) -> str:
     """Write the manifest, which makes the folder finished; returns its digest."""
-    data = manifest.model_dump_json(indent=1).encode("utf-8") + b"\n"
+    data = records.seal(manifest.model_dump_json(indent=1).encode("utf-8"))
     if len(data) > MAX_BYTES:
         raise UsageError(
             f"{folder} would have {len(manifest.files):,} files, more than a manifest of"
@@ -86,28 +95,41 @@ def open_finished(folder: Path, kind: str, remedy: str) -> tuple[Manifest, str]:
     """
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = records.read_regular(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         state = "is not finished" if folder.is_dir() else "does not exist"
         raise ArtifactError(f"{folder} {state}: {remedy}") from None
-    if len(data) > MAX_BYTES:
-        raise ArtifactError(f"{path}: {len(data)} bytes is more than {MAX_BYTES}: {remedy}")
     try:
-        raw = json.loads(data, parse_constant=_refuse, object_pairs_hook=_unique)
+        raw, sealed = records.parse(data), records.is_sealed(data)
+        if not isinstance(raw, dict):
+            raise ValueError("not an object")
+        seal = raw.pop("sha256", None)
+        if not sealed and seal is not None:
+            raise ValueError("its digest differs")
+        _refuse_other(folder, raw, kind, remedy)
+        if not sealed:
+            raise ValueError("it has no digest")
         manifest = Manifest.model_validate(raw)
-    except (ValueError, ValidationError, RecursionError) as error:
+    except (ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise ArtifactError(
             f"{path} is damaged ({reason}): delete {folder}, then {remedy}"
         ) from None
-    if manifest.format != kind:
-        raise ArtifactError(f"{folder} is a {manifest.format}, not a {kind}: {remedy}")
-    if manifest.version > VERSIONS[kind]:
-        raise ArtifactError(
-            f"{folder} has version {manifest.version} of {kind}, this kdpipe reads up to"
-            f" {VERSIONS[kind]}: update kdpipe"
-        )
     return manifest, hashlib.sha256(data).hexdigest()
+
+
+def _refuse_other(folder: Path, raw: dict[str, Any], kind: str, remedy: str) -> None:
+    """Refuse another format or version of a manifest, whatever else is in it."""
+    found, version = raw.get("format"), raw.get("version")
+    if found != kind:
+        raise ArtifactError(f"{folder} is a {str(found)[:40]}, not a {kind}: {remedy}")
+    if not isinstance(version, int) or version == VERSIONS[kind]:
+        return
+    advice = "update kdpipe" if version > VERSIONS[kind] else remedy
+    raise ArtifactError(
+        f"{folder} has version {str(version)[:40]} of {kind}, this kdpipe reads version"
+        f" {VERSIONS[kind]}: {advice}"
+    )
 
 
 def is_current(
@@ -128,9 +150,32 @@ def is_current(
     return not verify or all(_has_digest(folder, file) for file in manifest.files)
 
 
+def refuse_stale(
+    folder: Path,
+    manifest: Manifest,
+    spec: dict[str, Any],
+    inputs: dict[str, str],
+    remedy: str,
+) -> None:
+    """Refuse what another section of the pipeline file made, or other inputs, as far as given.
+
+    Raises:
+        ArtifactError: every field that differs, with what it was and what it is now.
+    """
+    known = {name: manifest.inputs.get(name) for name in inputs}
+    found = [*_differences(manifest.spec, spec), *_differences(known, inputs)]
+    if found:
+        shown = "; ".join(found[:_SHOWN]) + (" and more" if len(found) > _SHOWN else "")
+        raise ArtifactError(
+            f"{folder} was made before the pipeline file or its inputs changed ({shown}): {remedy}"
+        )
+
+
 def check(folder: Path, file: Part, remedy: str) -> Path:
     """The path of a part whose bytes are what the manifest says; raises ArtifactError."""
     path = folder / file.name
+    if _is_elsewhere(folder, file):
+        raise ArtifactError(f"{path} is a link to another file: put the file itself there")
     if _size(path) != file.bytes:
         raise ArtifactError(
             f"{path} is missing or cut short ({file.bytes} bytes expected): {remedy}"
@@ -145,16 +190,19 @@ def readable(record: dict[str, Any]) -> bytes:
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A small JSON object that kdpipe wrote; raises ArtifactError where it is damaged."""
-    try:
-        value = json.loads(path.read_bytes(), parse_constant=_refuse, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{path} is damaged ({reason}): delete it and rerun") from None
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is damaged (not an object): delete it and rerun")
-    return value
+def _differences(made: Any, wanted: Any, at: str = "") -> Iterator[str]:
+    """`train.seed: 1 when it was made, 2 now` for each field that differs."""
+    if made == wanted:
+        return
+    if isinstance(made, dict) and isinstance(wanted, dict):
+        for key in {**wanted, **made}:
+            yield from _differences(made.get(key), wanted.get(key), f"{at}.{key}" if at else key)
+    elif isinstance(made, list) and isinstance(wanted, list) and len(made) == len(wanted):
+        for place, (one, other) in enumerate(zip(made, wanted, strict=True)):
+            yield from _differences(one, other, f"{at}.{place}")
+    else:
+        was, now = (json.dumps(value)[:60] for value in (made, wanted))
+        yield f"{at}: {was} when it was made, {now} now"
 
 
 def _has_digest(folder: Path, file: Part) -> bool:
@@ -163,17 +211,12 @@ def _has_digest(folder: Path, file: Part) -> bool:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = dict(pairs)
-    if len(keys) != len(pairs):
-        raise ValueError("a key stands twice")
-    return keys
+def _is_elsewhere(folder: Path, file: Part) -> bool:
+    # Folders on the way may be links as well.
+    return (folder / file.name).resolve() != folder.resolve() / file.name

@@ -10,21 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from kdpipe import artifact, io
+from kdpipe import artifact, io, records
+from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
 from kdpipe.optimizer import memory_of, remember
+from kdpipe.progress import say
 from kdpipe.run import Progress, Training
 from kdpipe.train_spec import TrainSpec
 
 STATE = "state.json"
 _KEPT = 2
+Part = Literal["weights", "optimizer", "best"]
+
+
+class State(Frozen):
+    """What `state.json` says."""
+
+    progress: Progress
+    scaler: dict[str, float]
+    """Of fp16's loss; empty in other number types."""
+    log: dict[str, Any]
+    digests: dict[Part, str]
+    """Of the other files."""
 
 
 def steps_between(spec: TrainSpec, total: int) -> int:
@@ -49,29 +64,28 @@ def save(folder: Path, run: Training, log: dict[str, Any]) -> None:
     state = {"progress": vars(run.progress), "scaler": run.scaler.state_dict(), "log": log}
     state["digests"] = digests
     # The order of keys is kept: the columns of the log and the manifest follow it.
-    io.write_file(target / STATE, artifact.readable(state))
+    io.write_file(target / STATE, records.seal(artifact.readable(state)))
     for old in _found(folder)[:-_KEPT]:
         io.remove(old)
 
 
 def resume(folder: Path, run: Training) -> dict[str, Any]:
-    """Bring `run` to its newest valid checkpoint; its log, {} where there is none."""
+    """Bring `run` to its newest valid checkpoint; its log, {} where there is none.
+
+    What is damaged is left out, and said.
+    """
     for target in reversed(_found(folder)):
         try:
-            state = artifact.read_record(target / STATE)
-            scaler = state["scaler"]
-            loaded = {
-                name: _load(target, name, digest) for name, digest in state["digests"].items()
-            }
-        except (FileNotFoundError, KeyError, ArtifactError, SafetensorError):
+            state, loaded = _read(target, run)
+        except ArtifactError as error:
+            say(f"{error}: the checkpoint before it is used, or the run begins again")
             continue
         run.modules.load_state_dict(loaded["weights"])
         remember(run.optimizer, loaded["optimizer"])
-        run.scaler.load_state_dict(scaler)
+        run.scaler.load_state_dict(state.scaler)
         run.best.update(loaded.get("best", {}))
-        vars(run.progress).update(vars(Progress(**state["progress"])))
-        log: dict[str, Any] = state["log"]
-        return log
+        vars(run.progress).update(vars(state.progress))
+        return state.log
     return {}
 
 
@@ -91,8 +105,24 @@ def _found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
+def _read(target: Path, run: Training) -> tuple[State, dict[Part, dict[str, Tensor]]]:
+    """All that is in a checkpoint; raises ArtifactError where one byte is not what was written."""
+    path = target / STATE
+    try:
+        state = State.model_validate(records.read_sealed(path))
+    except ValidationError as error:
+        raise ArtifactError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    loaded = {name: _load(target, name, digest) for name, digest in state.digests.items()}
+    return state, loaded
+
+
 def _load(target: Path, name: str, digest: str) -> dict[str, Tensor]:
     path = target / f"{name}.safetensors"
-    if io.digest_file(path) != digest:
-        raise ArtifactError(f"{path} is damaged")
-    return load_file(path)
+    try:
+        # The bytes that are loaded are those that were looked at.
+        data = path.read_bytes()
+        if io.digest_bytes(data) != digest:
+            raise ArtifactError(f"{path} is damaged")
+        return load(data)
+    except (FileNotFoundError, SafetensorError):
+        raise ArtifactError(f"{path} is missing or damaged") from None

@@ -110,7 +110,7 @@ def place(source: Path, path: Path) -> None:
     The folder's next `write_file`, that of its manifest, makes it durable.
     """
     with contextlib.suppress(FileNotFoundError):
-        if path.samefile(source):
+        if not path.is_symlink() and path.samefile(source):
             return
     with _temporary(path) as temporary:
         try:

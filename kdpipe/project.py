@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe import modules
+from kdpipe import artifact, modules, versions
 from kdpipe.corpus import Corpus, open_corpus
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import find_model
@@ -137,16 +137,29 @@ class Project:
         return Reading(load_tokenizer(modules.transformer_folder(folder)), limit, prompt)
 
     def corpus(self, name: str) -> Corpus:
-        """A finished corpus; raises ArtifactError where there is none."""
-        remedy = f"run 'kdpipe tokenize {self.file} {name}'"
-        return open_corpus(self.corpus_folder(name), remedy)
+        """A finished corpus; raises ArtifactError where there is none, or another section's."""
+        folder, remedy = self.corpus_folder(name), f"run 'kdpipe tokenize {self.file} {name}'"
+        found, meaning = open_corpus(folder, remedy), {"meaning": str(versions.TOKENIZE)}
+        spec = self.pipeline.corpora[name].identity()
+        artifact.refuse_stale(folder, found.manifest, spec, meaning, remedy)
+        return found
 
     def cache(self, name: str, corpus: Corpus) -> Cache:
-        """A finished cache of `corpus`; raises ArtifactError where there is none."""
-        from kdpipe.cache import open_cache
+        """A finished cache of `corpus`.
 
-        remedy = f"run 'kdpipe cache-teacher {self.file} {name}'"
-        return open_cache(self.cache_folder(name), corpus, remedy)
+        Raises:
+            ArtifactError: there is none, or it is that of another section or of another teacher.
+        """
+        from kdpipe.cache import open_cache
+        from kdpipe.questions import cache_identity
+
+        folder, remedy = self.cache_folder(name), f"run 'kdpipe cache-teacher {self.file} {name}'"
+        found, spec = open_cache(folder, corpus, remedy), self.pipeline.caches[name]
+        inputs = {"meaning": str(versions.CACHE_TEACHER)}
+        if (teacher := self.teacher_in(name)) is not None:
+            inputs["teacher"] = teacher.identity
+        artifact.refuse_stale(folder, found.manifest, cache_identity(spec), inputs, remedy)
+        return found
 
     def inputs(self, student: str) -> tuple[Corpus, dict[str, Cache]]:
         """What a student is trained on: a finished corpus and caches of it.

@@ -11,6 +11,7 @@ from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype
 from kdpipe.parts import order
 from kdpipe.pipeline import CacheSpec
+from kdpipe.progress import say
 from kdpipe.store import Store
 from kdpipe.targets import Question
 
@@ -69,10 +70,22 @@ def missing(asking: Asking, store: Store, *, verify: bool = False) -> list[Todo]
         questions = []
         for question in asking.questions:
             key = store.key(asking.full(block, question))
-            if verify and not store.intact(key):
+            there = store.find(key) is not None
+            damaged = store.is_damaged(key) or (verify and there and not store.intact(key))
+            if damaged:
+                say(f"{store.path(key)} or its receipt is damaged: it is computed again")
+            if damaged and verify:
                 store.drop(key)
-            if store.find(key) is None:
+            if damaged or not there:
                 questions.append(question)
         if questions:
             found.append(Todo(index, block, questions))
     return found
+
+
+def cache_identity(spec: CacheSpec) -> dict[str, Any]:
+    """The part of a cache's section that decides what is in it."""
+    unsaid = {"tokens_per_batch", "files"}
+    if spec.files:
+        unsaid = {"tokens_per_batch", "teacher", "targets", "dtype"}
+    return {key: value for key, value in spec.identity().items() if key not in unsaid}

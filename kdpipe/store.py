@@ -1,8 +1,8 @@
 """The store of shards: a file is named by the question whose answer it is.
 
 `<root>/<k2>/<key>.safetensors` holds the tensors, `<key>.json` is its receipt, written after it: a
-shard without one does not count. Nothing is edited or replaced, so a file that is there is the
-answer, whoever asked for it first, and two writers cannot harm each other.
+shard without one does not count. What counts is never edited or replaced: it is the answer, whoever
+asked for it first, and two writers cannot harm each other.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from kdpipe import io
+from kdpipe import io, records
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
-from kdpipe.hub import read_json
 
-FORMAT = 1
+FORMAT = 2
 """Of shards and receipts; enters every key."""
 
 
@@ -61,11 +60,16 @@ class Store:
     def find(self, key: str) -> Receipt | None:
         """The receipt of a shard that is there, by size; None where it has to be computed."""
         try:
-            receipt = Receipt.model_validate(read_json(self._receipt(key)))
+            receipt = Receipt.model_validate(records.read_sealed(self._receipt(key)))
             whole = self.path(key).stat().st_size == receipt.bytes
         except (FileNotFoundError, ValueError, ArtifactError):
             return None
-        return receipt if whole else None
+        about = receipt.format == FORMAT and self.key(receipt.question) == key
+        return receipt if whole and about else None
+
+    def is_damaged(self, key: str) -> bool:
+        """Whether there is a receipt that does not count."""
+        return self._receipt(key).exists() and self.find(key) is None
 
     def intact(self, key: str) -> bool:
         """Whether the shard is there and its bytes are what the receipt says; reads all of it."""
@@ -76,22 +80,21 @@ class Store:
         self, question: dict[str, Any], tensors: dict[str, Tensor], made_by: dict[str, Any]
     ) -> str:
         """Keep the answer to `question`; returns its key. On return it survives a power cut."""
-        key = self.key(question)
-        path = self.path(key)
+        key, data = self.key(question), save(tensors)
+        path, digest = self.path(key), io.digest_bytes(data)
         io.make_folder(path.parent)
-        if self.find(key) is None and self._receipt(key).exists():
+        if self.is_damaged(key):
             self.drop(key)
-        # A shard without a receipt is whole all the same: it got its name when it was complete.
-        io.publish(path, save(tensors))
-        # Read back what is there: with two writers it may be the other one's.
+        io.publish(path, data)
+        if self.find(key) is not None:
+            return key
+        if io.digest_file(path) != digest:
+            # Nobody can say of a shard without a receipt that it is still what it was.
+            io.write_file(path, data)
         receipt = Receipt(
-            format=FORMAT,
-            question=question,
-            made_by=made_by,
-            bytes=path.stat().st_size,
-            digest=io.digest_file(path),
+            format=FORMAT, question=question, made_by=made_by, bytes=len(data), digest=digest
         )
-        io.publish(self._receipt(key), io.canonical(receipt.identity()))
+        io.publish(self._receipt(key), records.seal(io.canonical(receipt.identity())))
         return key
 
     def drop(self, key: str) -> None:

@@ -15,16 +15,15 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from kdpipe import artifact, cache, io, storage
+from kdpipe import artifact, cache, io, records, storage
 from kdpipe.cache import CacheFacts, Difference
 from kdpipe.corpus import Corpus
 from kdpipe.encoder import Encoder, embed, keep_in
 from kdpipe.errors import NonFiniteError, UsageError
 from kdpipe.parts import EMBEDDING, Part, listed
 from kdpipe.passes import plan_block, read_blocks
-from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
-from kdpipe.questions import Asking, Todo
+from kdpipe.questions import Asking, Todo, cache_identity
 from kdpipe.store import Store
 from kdpipe.targets import Question
 
@@ -57,11 +56,11 @@ def answer(
         check(asking, encoder)
         if not probe.is_file():
             io.make_folder(store.root)
-            io.publish(probe, io.canonical(_introduce(encoder, asking)))
+            io.publish(probe, records.seal(io.canonical(_introduce(encoder, asking))))
         if asking.dtype != "fp32":
             keep_in(encoder, asking.dtype)
         _run(asking, todo, store, encoder)
-    known = artifact.read_record(probe)
+    known = records.read_sealed(probe)
     return CacheFacts(
         teacher=asking.teacher,
         tokenizer=asking.corpus.facts.tokenizer,
@@ -121,14 +120,6 @@ def finish(
             files=tuple(parts),
         ),
     )
-
-
-def cache_identity(spec: CacheSpec) -> dict[str, Any]:
-    """The part of a cache's section that decides what is in it."""
-    unsaid = {"tokens_per_batch", "files"}
-    if spec.files:
-        unsaid = {"tokens_per_batch", "teacher", "targets", "dtype"}
-    return {key: value for key, value in spec.identity().items() if key not in unsaid}
 
 
 def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> None:

@@ -77,7 +77,7 @@ class _Work(NamedTuple):
 def _cache(
     project: Project, name: str, device: str, group: Group, *, dry_run: bool, verify: bool
 ) -> None:
-    from kdpipe import artifact, cache, teacher
+    from kdpipe import artifact, cache, questions, teacher
     from kdpipe.dry_run import show_plan
     from kdpipe.progress import say
     from kdpipe.questions import missing
@@ -99,7 +99,7 @@ def _cache(
         show_plan(work.asking, todo, store, folder, *work.plan(todo))
         return
     with group.lock(project.lock("cache", name), f"cache {name}"):
-        identity = teacher.cache_identity(spec)
+        identity = questions.cache_identity(spec)
         if not verify and artifact.is_current(folder, cache.KIND, identity, inputs):
             say(f"{folder}: up to date")
             return

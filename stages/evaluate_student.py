@@ -42,18 +42,16 @@ def evaluate(
 
 
 def _evaluate(project: Project, name: str, device: str) -> None:
-    from kdpipe import artifact, card, io, write_student
+    from kdpipe import card, io, write_student
     from kdpipe import evaluate as evaluation
+    from kdpipe.hub import read_json
     from kdpipe.subjects import held_out, subjects
 
     tasks, folder = project.pipeline.tasks_of(name), project.student_folder(name)
-    remedy = f"run 'kdpipe train {project.file} {name}'"
-    artifact.open_finished(folder, write_student.KIND, remedy)
-    corpus, caches = project.inputs(name)
-    three, cache = subjects(project, name, corpus, caches, device)
-    rows = held_out(corpus, cache)
+    made = write_student.open_student(project, name)
+    three, cache = subjects(project, name, made.corpus, made.caches, device)
+    rows = held_out(made.corpus, cache)
     report = evaluation.evaluate(three, tasks, rows, project.root)
     evaluation.write_report(report, project.report_folder(name))
     io.sweep(folder)
-    story = artifact.read_record(folder / "kdpipe.json")
-    card.write_card(folder, story, table=evaluation.markdown(report))
+    card.write_card(folder, read_json(folder / "kdpipe.json"), table=evaluation.markdown(report))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kdpipe import versions
 from kdpipe.options import (
@@ -17,21 +17,10 @@ from kdpipe.options import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
-    from kdpipe.cache import Cache
-    from kdpipe.corpus import Corpus
     from kdpipe.job import Job
     from kdpipe.project import Project
-
-
-class _Asked(NamedTuple):
-    """One student: what decides what it becomes."""
-
-    identity: dict[str, Any]
-    inputs: dict[str, str]
-    corpus: Corpus
-    caches: dict[str, Cache]
+    from kdpipe.write_student import Asked
 
 
 def train(
@@ -73,7 +62,7 @@ def _train(project: Project, whole: str, device: str) -> None:
     from kdpipe.processes import here
     from kdpipe.progress import say
 
-    asked = _asked(project, whole)
+    asked = write_student.asked(project, whole)
     key = io.identity([some[:2] for some in asked.values()])[:32]
     runs = project.root / ".kdpipe" / "runs" / key
     with here().lock(project.lock("student", whole), f"student {whole}"):
@@ -100,30 +89,8 @@ def _train(project: Project, whole: str, device: str) -> None:
         )
 
 
-def _asked(project: Project, whole: str) -> dict[str, _Asked]:
-    """The students that are trained as one, by name."""
-    from kdpipe import io, write_student
-
-    pipeline, asked = project.pipeline, dict[str, _Asked]()
-    for name in pipeline.trained_in(whole):
-        spec, (corpus, caches) = pipeline.student(name), project.inputs(name)
-        inputs = {
-            "meaning": str(versions.TRAIN),
-            "corpus": corpus.digest,
-            **{f"cache.{key}": cache.digest for key, cache in caches.items()},
-            **spec.model.inputs(project.root),
-        }
-        asked[name] = _Asked(write_student.student_identity(spec), inputs, corpus, caches)
-    if whole in pipeline.bodies:
-        tau = pipeline.bodies[whole].tau
-        body = io.identity([tau, [[name, *some[:2]] for name, some in asked.items()]])
-        for some in asked.values():
-            some.inputs["body"] = body
-    return asked
-
-
 def _trained(
-    project: Project, whole: str, asked: dict[str, _Asked], runs: Path, device: str
+    project: Project, whole: str, asked: dict[str, Asked], runs: Path, device: str
 ) -> dict[str, Job]:
     """All students at the end of their training; ends the process where a signal stopped it."""
     from kdpipe import job

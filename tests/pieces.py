@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdpipe import cache, corpus, write_corpus
+from kdpipe import cache, corpus, versions, write_corpus
 from kdpipe.io import write_file
 from kdpipe.pipeline import Pipeline
 from kdpipe.project import Project
@@ -73,7 +73,8 @@ def new_project(root: Path, lines: list[str], **sections: Any) -> Project:
 def make_corpus(project: Project, name: str = "text") -> corpus.Corpus:
     """Tokenise, and open the result."""
     spec = project.pipeline.corpora[name]
-    inputs = write_corpus.source_digests(spec, project.root)
+    inputs = {"meaning": str(versions.TOKENIZE)}
+    inputs |= write_corpus.source_digests(spec, project.root)
     write_corpus.write_corpus(
         spec, project.corpus_folder(name), project.reading(name), project.root, inputs
     )
@@ -96,7 +97,9 @@ def make_cache(
     spec = project.pipeline.caches[name]
     teacher = project.teacher(spec.teacher, mlm=spec.asks_mlm)
     facts = answer(questions, todo, store, teacher.load)
-    finish(questions, facts, store, project.cache_folder(name), {"corpus": made.digest})
+    inputs = {"meaning": str(versions.CACHE_TEACHER), "corpus": made.digest}
+    inputs["teacher"] = questions.teacher
+    finish(questions, facts, store, project.cache_folder(name), inputs)
     return project.cache(name, made), len(todo)
 
 

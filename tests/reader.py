@@ -20,14 +20,23 @@ import xxhash
 Json = dict[str, Any]
 Array = npt.NDArray[Any]
 
-VERSIONS = {"kdpipe.corpus": 1, "kdpipe.cache": 2, "kdpipe.student": 1}
+VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 3, "kdpipe.student": 2}
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "I32": "<i4"}
+
+
+def read_sealed(path: Path) -> Json:
+    """A record whose last key is the digest of all that stands before it."""
+    body, comma, _ = (data := path.read_bytes()).rpartition(b',\n"sha256": "')
+    record: Json = json.loads(data)
+    assert comma
+    assert record.pop("sha256") == hashlib.sha256(body).hexdigest()
+    return record
 
 
 def read_manifest(folder: Path) -> tuple[Json, str]:
     """The manifest and the digest of the artifact, after every file was held against it."""
     data = (folder / "manifest.json").read_bytes()
-    manifest: Json = json.loads(data)
+    manifest = read_sealed(folder / "manifest.json")
     assert [*manifest] == ["format", "version", "spec", "inputs", "facts", "files"]
     assert manifest["version"] == VERSIONS[manifest["format"]]
     for file in manifest["files"]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from kdpipe import artifact, checkpoint, corpus, job, train, write_corpus
+from kdpipe import artifact, checkpoint, corpus, job, records, train, write_corpus
 from kdpipe.errors import ArtifactError
 from kdpipe.parts import EMBEDDING, Part
 from tests.every_kind import STORAGES, Made, make, tagged_words
@@ -23,6 +23,7 @@ from tests.reader import (
     read_blocks,
     read_manifest,
     read_safetensors,
+    read_sealed,
     tokens_digest,
 )
 
@@ -215,14 +216,13 @@ def test_receipts_and_keys_of_the_store(made: Made) -> None:
             "dtype": facts["dtype"],
             "ask": facts["questions"][number % 3],
         }
-        key = hashlib.sha256(canonical({"format": 1, **question})).hexdigest()
+        key = hashlib.sha256(canonical({"format": 2, **question})).hexdigest()
         place = store / key[:2] / key
         assert file["name"].endswith(f"-{key[:32]}.safetensors")
-        content = place.with_suffix(".json").read_bytes()
-        receipt = json.loads(content)
-        assert content == canonical(receipt)
+        receipt = read_sealed(place.with_suffix(".json"))
+        assert place.with_suffix(".json").read_bytes().startswith(canonical(receipt)[:-1])
         assert {*receipt} == {"format", "question", "made_by", "bytes", "digest"}
-        assert (receipt["format"], receipt["question"]) == (1, question)
+        assert (receipt["format"], receipt["question"]) == (2, question)
         assert (receipt["bytes"], receipt["digest"]) == (file["bytes"], file["digest"])
         shard = made.folder("caches", "int8", file["name"])
         assert shard.samefile(place.with_suffix(".safetensors"))
@@ -231,7 +231,7 @@ def test_receipts_and_keys_of_the_store(made: Made) -> None:
     assert len({*names}) < len(names)
     (probe,) = store.glob("teacher-*.json")
     known = {"classes", "difference", "embedding_width", "heads", "hidden_width", "layers"}
-    assert json.loads(probe.read_bytes()) == {
+    assert read_sealed(probe) == {
         key: facts[key] for key in known | {"problem", "relative", "vocabulary"}
     }
 
@@ -273,7 +273,7 @@ def test_checkpoints(made: Made, tmp_path: Path) -> None:
         checkpoint.save(tmp_path, work.run, vars(work.log))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000006"]
     newest = tmp_path / "step-00000006"
-    state = json.loads((newest / "state.json").read_bytes())
+    state = read_sealed(newest / "state.json")
     assert {*state} == {"progress", "scaler", "log", "digests"}
     assert {*state["digests"]} == {"weights", "optimizer", "best"}
     for name, digest in state["digests"].items():
@@ -311,22 +311,29 @@ def test_the_page_names_every_key_and_column(made: Made) -> None:
 
 
 def damaged(manifest: bytes, old: str, new: str) -> bytes:
-    text = manifest.decode()
+    """Other content, with the digest that belongs to it."""
+    text = manifest.rpartition(b',\n"sha256"')[0].decode()
     assert old in text
-    return text.replace(old, new, 1).encode()
+    return records.seal((text.replace(old, new, 1) + "}").encode())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            lambda data: damaged(data, '"version": 1', '"version": 2'),
-            "has version 2 of kdpipe.corpus",
+            lambda data: damaged(data, '"version": 2', '"version": 3'),
+            "has version 3 of kdpipe.corpus, this kdpipe reads version 2: update kdpipe",
         ),
         (lambda data: damaged(data, "kdpipe.corpus", "kdpipe.cache"), "is a kdpipe.cache, not a"),
         (lambda data: damaged(data, '"rows"', '"tokens"'), "a key stands twice"),
         (lambda data: damaged(data, '"held_out": ', '"held_out": NaN, "x": '), "NaN is not JSON"),
-        (lambda data: data.replace(b'"name": "block', b'"name": "../block'), "is damaged"),
+        (lambda data: damaged(data, '"files":[', '"files":[{"name": "../a"},'), "is damaged"),
+        (
+            lambda data: damaged(data, '"version": 2', '"version": 1'),
+            "has version 1 of kdpipe.corpus, this kdpipe reads version 2: run 'kdpipe tokenize'",
+        ),
+        (lambda data: data.replace(b'"rows": 20', b'"rows": 21'), "its digest differs"),
+        (lambda data: data.rpartition(b",")[0] + b"}", "it has no digest"),
         (lambda data: data + b" " * artifact.MAX_BYTES, "bytes is more than"),
         (lambda data: damaged(data, '"rows"', '"lines"'), "validation error"),
     ],

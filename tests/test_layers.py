@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors
-    config io nets options parts progress schedule stop versions
+    config io nets options parts progress records schedule stop versions
     artifact hub processes
     device
     tokenizer
