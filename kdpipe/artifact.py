@@ -30,9 +30,7 @@ PartName = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$", max_length=250
     ),
 ]
-Digest = Annotated[
-    str, StringConstraints(pattern=r"^(xxh3_128:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")
-]
+Digest = Annotated[str, StringConstraints(pattern=r"^(xxh3_128:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
 
 
 class Part(Frozen):

@@ -65,11 +65,11 @@ class Disk:
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
         text = os.fspath(path)
         if not flags & os.O_CREAT:
-            descriptor = os.open(path, flags, mode)
-            self._open[descriptor] = (text, DIRECTORY)
-            return descriptor
+            folder = os.open(path, flags, mode)
+            self._open[folder] = (text, DIRECTORY)
+            return folder
         new = not os.path.lexists(path)
-        descriptor = self._call("create", text, lambda: os.open(path, flags, mode))
+        descriptor: int = self._call("create", text, lambda: os.open(path, flags, mode))
         if new:
             self._keys[text] = key = len(self.log)
             self.log += [("create", key), _names(text, key)]

@@ -327,7 +327,10 @@ def damaged(manifest: bytes, old: str, new: str) -> bytes:
         (lambda data: damaged(data, "kdpipe.corpus", "kdpipe.cache"), "is a kdpipe.cache, not a"),
         (lambda data: damaged(data, '"rows"', '"tokens"'), "a key stands twice"),
         (lambda data: damaged(data, '"held_out": ', '"held_out": NaN, "x": '), "NaN is not JSON"),
-        (lambda data: damaged(data, '"files":[', '"files":[{"name": "../a"},'), "is damaged"),
+        (
+            lambda data: damaged(data, '{\n   "name": "block', '{\n   "name": "../block'),
+            "is damaged",
+        ),
         (
             lambda data: damaged(data, '"version": 2', '"version": 1'),
             "has version 1 of kdpipe.corpus, this kdpipe reads version 2: run 'kdpipe tokenize'",

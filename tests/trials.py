@@ -6,6 +6,7 @@ project, of which the files are hard links: `kdpipe` edits none of them in place
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -96,15 +97,14 @@ def begin(
 def end(process: ForkServerProcess, folder: Path) -> Ended:
     """Wait for it."""
     process.join(60)
-    assert process.exitcode is not None and process.pid is not None, "it takes a minute"
+    assert process.exitcode is not None, "it takes a minute"
+    assert process.pid is not None
     told, shown = _beside(folder, process.pid, "record"), _beside(folder, process.pid, "err")
     record = pickle.loads(told.read_bytes()) if told.exists() else None
     return Ended(process.exitcode, shown.read_text("utf-8"), record)
 
 
-def run(
-    words: list[str], folder: Path, fault: Fault | None = None, *, locks: bool = True
-) -> Ended:
+def run(words: list[str], folder: Path, fault: Fault | None = None, *, locks: bool = True) -> Ended:
     """Run a command to its end."""
     return end(begin(words, folder, fault, locks=locks), folder)
 
@@ -118,7 +118,7 @@ def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool) -> No
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from kdpipe import cli, io, speed, write_corpus
+    from kdpipe import cli, speed, write_corpus
     from kdpipe.augment import write
 
     os.dup2(os.open(_beside(folder, os.getpid(), "err"), os.O_WRONLY | os.O_CREAT), 2)
@@ -132,7 +132,7 @@ def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool) -> No
     speed.MOST_ROWS = speed.FEWEST_ROWS = speed.MOST_PROBED = 4
     speed.MOST_SINGLES = speed.FEWEST_SINGLES = 2
     if not locks:
-        io.fcntl.flock = lambda descriptor, operation: None
+        vars(fcntl)["flock"] = lambda descriptor, operation: None
     disk = Disk(fault)
     disk.stand_in()
     code = cli.main(words)
