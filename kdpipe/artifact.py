@@ -199,7 +199,7 @@ def _differences(made: Any, wanted: Any, at: str = "") -> Iterator[str]:
         for place, (one, other) in enumerate(zip(made, wanted, strict=True)):
             yield from _differences(one, other, f"{at}.{place}")
     else:
-        was, now = (json.dumps(value)[:60] for value in (made, wanted))
+        was, now = (json.dumps(value)[:70] for value in (made, wanted))
         yield f"{at}: {was} when it was made, {now} now"
 
 

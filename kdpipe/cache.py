@@ -19,9 +19,10 @@ from torch import Tensor
 from kdpipe import artifact, storage
 from kdpipe.activations import Activations, Dims
 from kdpipe.config import Frozen
-from kdpipe.corpus import Corpus
+from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError
 from kdpipe.parts import Needs, Part, Problem
+from kdpipe.store import key_of
 from kdpipe.targets import Question
 
 KIND = "kdpipe.cache"
@@ -152,6 +153,25 @@ class Cache:
         return tensors
 
 
+def whole_question(
+    teacher: str, dtype: str, corpus: CorpusFacts, tokens: str, ask: Question
+) -> dict[str, Any]:
+    """All that an answer depends on, whose digest names the shard; `tokens` says which rows."""
+    return {
+        "teacher": teacher,
+        "tokenizer": corpus.tokenizer,
+        "prompt_tokens": corpus.prompt_tokens,
+        "tokens": tokens,
+        "dtype": dtype,
+        "ask": ask.identity(),
+    }
+
+
+def name_of(question: dict[str, Any], ask: Question) -> str:
+    """What the shard is called in a cache."""
+    return f"{ask.name}-{key_of(question)[:32]}.safetensors"
+
+
 def open_cache(folder: Path, corpus: Corpus, remedy: str = REMEDY) -> Cache:
     """A finished cache of `corpus`.
 
@@ -175,7 +195,26 @@ def open_cache(folder: Path, corpus: Corpus, remedy: str = REMEDY) -> Cache:
             f"{folder} was made for another corpus than {corpus.folder}"
             f" ({'; '.join(other)}): {remedy}"
         )
+    _refuse_other_answers(folder, manifest, facts, corpus, remedy)
     return Cache(folder, manifest, digest, facts, corpus)
+
+
+def _refuse_other_answers(
+    folder: Path, manifest: artifact.Manifest, facts: CacheFacts, corpus: Corpus, remedy: str
+) -> None:
+    """Refuse a file that stands where the answer to another question, or block, is read."""
+    files = iter(manifest.files)
+    for block in corpus.facts.blocks:
+        # What files say of rows is about all that is in a block, not about its tokens alone.
+        tokens = block.name if "files" in manifest.spec else block.tokens_digest
+        for ask in facts.questions:
+            whole = whole_question(facts.teacher, facts.dtype, corpus.facts, tokens, ask)
+            wanted, found = name_of(whole, ask), next(files).name
+            if found != wanted:
+                raise ArtifactError(
+                    f"{folder} has {found} where {wanted} belongs, the answer about rows"
+                    f" {block.first_row} to {block.first_row + block.rows - 1}: {remedy}"
+                )
 
 
 def _pair(name: str, cache: Any, corpus: Any) -> str:

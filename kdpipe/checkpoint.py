@@ -76,7 +76,7 @@ def resume(folder: Path, run: Training) -> dict[str, Any]:
     """
     for target in reversed(_found(folder)):
         try:
-            state, loaded = _read(target, run)
+            state, loaded = _read(target)
         except ArtifactError as error:
             say(f"{error}: the checkpoint before it is used, or the run begins again")
             continue
@@ -105,7 +105,7 @@ def _found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
-def _read(target: Path, run: Training) -> tuple[State, dict[Part, dict[str, Tensor]]]:
+def _read(target: Path) -> tuple[State, dict[Part, dict[str, Tensor]]]:
     """All that is in a checkpoint; raises ArtifactError where one byte is not what was written."""
     path = target / STATE
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from kdpipe.cache import whole_question
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype
 from kdpipe.parts import order
@@ -44,14 +45,8 @@ class Asking:
 
     def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
         """The whole question, the digest of which names the shard."""
-        return {
-            "teacher": self.teacher,
-            "tokenizer": self.corpus.facts.tokenizer,
-            "prompt_tokens": self.corpus.facts.prompt_tokens,
-            "tokens": block.tokens_digest,
-            "dtype": self.dtype,
-            "ask": question.identity(),
-        }
+        facts, tokens = self.corpus.facts, block.tokens_digest
+        return whole_question(self.teacher, self.dtype, facts, tokens, question)
 
 
 @dataclass(frozen=True)

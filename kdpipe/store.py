@@ -43,6 +43,11 @@ def store_root(project: Path) -> Path:
     )
 
 
+def key_of(question: dict[str, Any]) -> str:
+    """The name of the shard that answers `question`, in every store."""
+    return io.identity({"format": FORMAT, **question})
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of shards."""
@@ -51,7 +56,7 @@ class Store:
 
     def key(self, question: dict[str, Any]) -> str:
         """The name of the shard that answers `question`."""
-        return io.identity({"format": FORMAT, **question})
+        return key_of(question)
 
     def path(self, key: str) -> Path:
         """Where a shard is."""

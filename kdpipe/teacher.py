@@ -101,10 +101,10 @@ def finish(
     parts = []
     for block in asking.corpus.facts.blocks:
         for question in asking.questions:
-            key = store.key(asking.full(block, question))
+            whole = asking.full(block, question)
+            key, name = store.key(whole), cache.name_of(whole, question)
             receipt = store.find(key)
             assert receipt is not None, "every question has been answered"
-            name = f"{question.name}-{key[:32]}.safetensors"
             io.place(store.path(key), folder / name)
             parts.append(artifact.Part(name=name, bytes=receipt.bytes, digest=receipt.digest))
     artifact.unfinish(folder)
