@@ -91,6 +91,15 @@ def open_finished(folder: Path, kind: str, remedy: str) -> tuple[Manifest, str]:
     Raises:
         ArtifactError: not finished, not readable, of another kind, or of a newer version.
     """
+    return _open(folder, kind, remedy)
+
+
+def open_any(folder: Path, remedy: str) -> tuple[Manifest, str]:
+    """As `open_finished`, of whatever kind."""
+    return _open(folder, None, remedy)
+
+
+def _open(folder: Path, kind: str | None, remedy: str) -> tuple[Manifest, str]:
     path = folder / MANIFEST
     try:
         data = records.read_regular(path, MAX_BYTES)
@@ -116,9 +125,15 @@ def open_finished(folder: Path, kind: str, remedy: str) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def _refuse_other(folder: Path, raw: dict[str, Any], kind: str, remedy: str) -> None:
+def _refuse_other(folder: Path, raw: dict[str, Any], kind: str | None, remedy: str) -> None:
     """Refuse another format or version of a manifest, whatever else is in it."""
     found, version = raw.get("format"), raw.get("version")
+    if kind is None:
+        kind = str(found)
+        if kind not in VERSIONS:
+            raise ArtifactError(
+                f"{folder} is a {kind[:40]!r}, none that this kdpipe knows: {remedy}"
+            )
     if found != kind:
         raise ArtifactError(f"{folder} is a {str(found)[:40]}, not a {kind}: {remedy}")
     if not isinstance(version, int) or version == VERSIONS[kind]:

@@ -102,6 +102,15 @@ class Block:
             return np.arange(len(self.starts))
         return self._masked_starts if part.only_masked else self.starts
 
+    def encoded(self, *, by_words: bool) -> Encoded:
+        """All rows, in their order; with the spelling of words where these are the tokens."""
+        second_at = None if self.second_at is None else self.second_at.astype(np.int64)
+        word_of = None if self.word_of is None else self.word_of.astype(np.int64)
+        original = None if self.original is None else self.original.astype(np.int64)
+        lengths = np.diff(self.starts).astype(np.int64)
+        spelling = self.spelling if by_words else None
+        return Encoded(self.ids.astype(np.int64), lengths, second_at, word_of, original, spelling)
+
     @functools.cached_property
     def spelling(self) -> npt.NDArray[np.uint8]:
         """[N, 1 + C]: of the word of each token, as `Encoded` has it."""
@@ -202,13 +211,7 @@ class Corpus:
     def block(self, index: int) -> Block:
         """One block; raises ArtifactError where its bytes are not what the manifest says."""
         path = artifact.check(self.folder, self.manifest.files[index], f"{REMEDY} again")
-        try:
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-            table.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise ArtifactError(f"{path} is not a corpus block ({error}): {REMEDY} again") from None
-        return _views(table)
+        return views(read_table(path))
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Encoded:
         """Rows in any order, copied together."""
@@ -238,13 +241,7 @@ class Corpus:
 
     def all_of(self, index: int) -> Encoded:
         """All rows of one block, in their order."""
-        block = self.block(index)
-        second_at = None if block.second_at is None else block.second_at.astype(np.int64)
-        word_of = None if block.word_of is None else block.word_of.astype(np.int64)
-        original = None if block.original is None else block.original.astype(np.int64)
-        lengths = np.diff(block.starts).astype(np.int64)
-        spelling = block.spelling if self.facts.by_words else None
-        return Encoded(block.ids.astype(np.int64), lengths, second_at, word_of, original, spelling)
+        return self.block(index).encoded(by_words=self.facts.by_words)
 
     def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
         """The label of each row: None, int, float, str, or list of str.
@@ -345,7 +342,19 @@ def tokens_digest(
     return io.digest_arrays([np.ascontiguousarray(array, "<i8") for array in arrays])
 
 
-def _views(table: pa.Table) -> Block:
+def read_table(path: Path) -> pa.Table:
+    """The mapped columns of a block; raises ArtifactError where it is none."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(f"{path} is not a corpus block ({error}): {REMEDY} again") from None
+    return table
+
+
+def views(table: pa.Table) -> Block:
+    """The rows of a block whose columns are those of `schema`."""
     # A block is one record batch: its only chunk is a view of the mapped file.
     columns = {name: table.column(name).chunk(0) for name in table.column_names}
     ids = columns["input_ids"]

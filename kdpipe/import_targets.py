@@ -47,6 +47,11 @@ class Importing(Asking):
 
 def importing(corpus: Corpus, spec: CacheSpec, root: Path) -> Importing:
     """What a cache of files asks; raises ArtifactError where one of them is not there."""
+    return Importing(corpus, identity_of(spec, root), spec, "fp32")
+
+
+def identity_of(spec: CacheSpec, root: Path) -> str:
+    """What stands for a teacher; raises ArtifactError where a file is not there."""
     said = [
         [
             {key: value for key, value in file.identity().items() if key not in _SAYS_NOTHING},
@@ -54,7 +59,7 @@ def importing(corpus: Corpus, spec: CacheSpec, root: Path) -> Importing:
         ]
         for file in spec.files
     ]
-    return Importing(corpus, io.identity(said), spec, "fp32")
+    return io.identity(said)
 
 
 def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> CacheFacts:

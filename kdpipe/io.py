@@ -161,13 +161,17 @@ def sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold `path` for one process; raises LockedError naming the owner when another has it."""
+def lock(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold `path` for one process; raises LockedError naming the owner when another has it.
+
+    Those who hold it `shared` bear each other; the last of them to come is named as its owner.
+    """
     make_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockedError(
                 f"{what} is being written by process {_owner(descriptor)}: wait for it to end, or"

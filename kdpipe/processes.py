@@ -98,9 +98,9 @@ class Group:
         return int(seen.nonzero().max()) or None
 
     @contextlib.contextmanager
-    def lock(self, path: Path, what: str) -> Iterator[None]:
+    def lock(self, path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
         """Hold `path` for all of them together; raises LockedError as `io.lock` does."""
-        held = io.lock(path, what) if self.leads else contextlib.nullcontext()
+        held = io.lock(path, what, shared=shared) if self.leads else contextlib.nullcontext()
         with held:
             self.wait()
             yield

@@ -57,11 +57,23 @@ def human(value: float) -> str:
     return f"{value:.3g}T"
 
 
+def human_bytes(count: int) -> str:
+    """The same of bytes: `18.3 kB`, `999 B`."""
+    text = human(count)
+    return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
+
+
 def clock_time(seconds: float) -> str:
     """`1:12`, or `2:01:12` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def clock_tenths(seconds: float) -> str:
+    """`0:01.4`, for what is short."""
+    minutes, tenths = divmod(round(seconds * 10), 600)
+    return f"{minutes}:{tenths // 10:02}.{tenths % 10}"
 
 
 class Progress:

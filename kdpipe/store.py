@@ -65,7 +65,7 @@ class Store:
     def find(self, key: str) -> Receipt | None:
         """The receipt of a shard that is there, by size; None where it has to be computed."""
         try:
-            receipt = Receipt.model_validate(records.read_sealed(self._receipt(key)))
+            receipt = Receipt.model_validate(records.read_sealed(self.receipt_path(key)))
             whole = self.path(key).stat().st_size == receipt.bytes
         except (FileNotFoundError, ValueError, ArtifactError):
             return None
@@ -74,7 +74,7 @@ class Store:
 
     def is_damaged(self, key: str) -> bool:
         """Whether there is a receipt that does not count."""
-        return self._receipt(key).exists() and self.find(key) is None
+        return self.receipt_path(key).exists() and self.find(key) is None
 
     def intact(self, key: str) -> bool:
         """Whether the shard is there and its bytes are what the receipt says; reads all of it."""
@@ -88,25 +88,28 @@ class Store:
         key, data = self.key(question), save(tensors)
         path, digest = self.path(key), io.digest_bytes(data)
         io.make_folder(path.parent)
-        if self.is_damaged(key):
-            self.drop(key)
-        io.publish(path, data)
-        if self.find(key) is not None:
-            return key
-        if io.digest_file(path) != digest:
-            # Nobody can say of a shard without a receipt that it is still what it was.
-            io.write_file(path, data)
         receipt = Receipt(
             format=FORMAT, question=question, made_by=made_by, bytes=len(data), digest=digest
         )
-        io.publish(self._receipt(key), records.seal(io.canonical(receipt.identity())))
+        # What is there may be damaged, a shard without a receipt, or half of another writer's pair.
+        while not self.intact(key):
+            if path.exists() or self.receipt_path(key).exists():
+                self.drop(key)
+            io.publish(path, data)
+            io.publish(self.receipt_path(key), records.seal(io.canonical(receipt.identity())))
         return key
 
-    def drop(self, key: str) -> None:
-        """Forget a shard, and only then its receipt: one that is there without it is whole."""
-        if self.path(key).parent.is_dir():
-            io.forget(self.path(key))
-            io.forget(self._receipt(key))
+    @property
+    def lock(self) -> Path:
+        """Held shared by who adds shards, and alone by who removes some that no cache names."""
+        return self.root / "lock"
 
-    def _receipt(self, key: str) -> Path:
+    def drop(self, key: str) -> None:
+        """Forget a shard: its receipt first, so that none is ever about another file."""
+        if self.path(key).parent.is_dir():
+            io.forget(self.receipt_path(key))
+            io.forget(self.path(key))
+
+    def receipt_path(self, key: str) -> Path:
+        """Where the receipt of a shard is."""
         return self.path(key).with_suffix(".json")

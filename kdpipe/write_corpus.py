@@ -20,6 +20,7 @@ from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
 from kdpipe.read_rows import as_words, read_rows
 from kdpipe.row_kinds import Kinds
+from kdpipe.sources import Source
 from kdpipe.tokenizer import Tokenizer
 
 SMALLEST = 4_096
@@ -44,12 +45,13 @@ class Reading:
 
 def source_digests(spec: CorpusSpec, root: Path) -> dict[str, str]:
     """What the text depends on beside the spec, by source."""
+    return {name: source.state(root) for name, source in named_sources(spec).items()}
+
+
+def named_sources(spec: CorpusSpec) -> dict[str, Source]:
+    """Where the text comes from, by the names that manifests use."""
     named = {"source": spec.sources, "validation_source": spec.validation_sources}
-    return {
-        f"{name}.{i}": source.state(root)
-        for name, sources in named.items()
-        for i, source in enumerate(sources)
-    }
+    return {f"{name}.{i}": one for name, sources in named.items() for i, one in enumerate(sources)}
 
 
 def write_corpus(

@@ -103,12 +103,14 @@ def _cache(
         if not verify and artifact.is_current(folder, cache.KIND, identity, inputs):
             say(f"{folder}: up to date")
             return
-        todo = _todo(work.asking, store, group, verify=verify)
-        rows = sum(item.block.rows for item in todo)
-        facts = work.answer([*group.mine(todo)])
-        group.wait()
-        if group.leads:
-            teacher.finish(work.asking, facts, store, folder, inputs)
+        # Until the manifest is there, nothing says that the shards are still wanted.
+        with group.lock(store.lock, "the store", shared=True):
+            todo = _todo(work.asking, store, group, verify=verify)
+            rows = sum(item.block.rows for item in todo)
+            facts = work.answer([*group.mine(todo)])
+            group.wait()
+            if group.leads:
+                teacher.finish(work.asking, facts, store, folder, inputs)
     numerics = "" if spec.teacher is None else f" in {facts.dtype}"
     if facts.difference is not None:
         sample, cosine = facts.difference.rows, facts.difference.min_cosine

@@ -42,7 +42,7 @@ students:
     train: {max_steps: 40, tokens_per_batch: 256, bf16: false, eval_steps: 10, save_steps: 500}
 """
 _PROGRESS = re.compile(
-    r"(tokenize|cache-teacher|train): \d.*"
+    r"(tokenize|cache-teacher|train|verify): \d.*"
     r"|continuing after step \d+ of \d+"
     r"|stopped after step \d+: the same command continues there"
 )

@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors
-    config io nets options parts progress records schedule stop versions
+    config io nets options parts progress records schedule stop tables versions
     artifact hub processes
     device
     tokenizer
     masking
     activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
-    corpus modules storage store windows
+    corpus modules storage store tensor_files windows
     augment heads module_taps read_rows row_kinds spans taps token_vectors
     cache card encoder gold vector_files
     folder join load streams tasks
@@ -33,12 +33,14 @@ LAYERS = """
     corpus_rows questions
     dvc evaluate passes student terms word_tokenizer write_corpus
     optimizer project run teacher
-    dry_run import_targets
+    dry_run import_targets store_keeping
     validate
     train
     checkpoint idle multitask snapshots
     job
     predict subjects write_student
+    contents
+    verify
     cli
     __main__
 """.strip().splitlines()

@@ -91,6 +91,7 @@ def test_what_another_section_made(
 def test_another_teacher_in_the_same_folder(here: Path, capsys: Capture) -> None:
     shutil.rmtree("teacher")
     tiny_teacher_folder(Path("teacher"), layers=4, seed=9)
+    capsys.readouterr()
     line = fails(capsys, ["train", str(FILE)], 3)
     assert re.fullmatch(
         rf"artifacts/caches/said {CHANGED} \(teacher: \"\w{{64}}\" when it was made, \"\w{{64}}\""

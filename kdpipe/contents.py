@@ -1,0 +1,371 @@
+"""What is in the files of an artifact, held against what its manifest says of it.
+
+Legend: N tokens of a block, V vectors of a shard. Every mistake is one line that names the file,
+and the next file is looked at all the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+
+from kdpipe import artifact, corpus
+from kdpipe.activations import Dims
+from kdpipe.artifact import Manifest
+from kdpipe.augment import write
+from kdpipe.augment.write import TextFacts
+from kdpipe.cache import KIND as CACHE
+from kdpipe.cache import CacheFacts, name_of
+from kdpipe.config import Frozen
+from kdpipe.corpus import BlockFacts, Corpus, CorpusFacts
+from kdpipe.device import Dtype
+from kdpipe.errors import ArtifactError, explain
+from kdpipe.hub import read_json
+from kdpipe.import_targets import Importing
+from kdpipe.masking import UNMASKED
+from kdpipe.pipeline import CacheSpec
+from kdpipe.questions import Asking
+from kdpipe.targets import Question
+from kdpipe.tensor_files import Kind, header, not_finite, shard_kinds
+from kdpipe.write_student import CARD
+from kdpipe.write_student import KIND as STUDENT
+
+Facts = TypeVar("Facts", bound=Frozen)
+Pairs = dict[str, tuple[object, object]]
+"""What the manifest says, and what was found."""
+Check = Callable[[artifact.Part], str | None]
+"""What is wrong with the size or the digest of a file; None where both are right."""
+REMEDY = {
+    write.KIND: "run 'kdpipe augment'",
+    corpus.KIND: corpus.REMEDY,
+    CACHE: "run 'kdpipe cache-teacher' with --verify, which computes it again",
+    STUDENT: "delete it, then run 'kdpipe train'",
+}
+_LABELS = [
+    *(pa.int64(), pa.float64(), pa.string()),
+    *(corpus.list_of(pa.string()), corpus.list_of(pa.int32())),
+]
+
+
+def problems(
+    folder: Path, manifest: Manifest, of: Corpus | None, advance: Callable[[int], None]
+) -> Iterator[str]:
+    """All that is wrong in a folder; `of` is the corpus of a cache, `advance` is told of bytes."""
+    known = dict[str, str | None]()
+
+    def check(part: artifact.Part) -> str | None:
+        # Blocks of equal tokens share a file, which then is listed more than once.
+        if part.name not in known:
+            known[part.name] = _damage(folder, part, REMEDY[manifest.format])
+            advance(part.bytes)
+        return known[part.name]
+
+    if manifest.format == CACHE:
+        yield from _cache(folder, manifest, of, check)
+    else:
+        kinds = {write.KIND: _texts, corpus.KIND: _corpus, STUDENT: _student}
+        yield from kinds[manifest.format](folder, manifest, check)
+    yield from _unlisted(folder, manifest)
+
+
+def _damage(folder: Path, part: artifact.Part, remedy: str) -> str | None:
+    try:
+        artifact.check(folder, part, remedy)
+    except (ArtifactError, OSError) as error:
+        return str(explain(error) or error)
+    return None
+
+
+def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Files that a reader might take for a part: no part has a name that begins with a dot."""
+    listed = {part.name for part in manifest.files} | {artifact.MANIFEST}
+    listed |= {CARD} if manifest.format == STUDENT else set()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(name.startswith(".") for name in inside.parts)
+        if not path.is_dir() and not hidden and inside.as_posix() not in listed:
+            yield f"{path} is not in the manifest: delete it"
+
+
+def facts_of(model: type[Facts], folder: Path, manifest: Manifest) -> Facts:
+    """What the manifest tells of its kind; raises ArtifactError where it tells something else."""
+    try:
+        return model.model_validate(manifest.facts)
+    except ValueError as error:
+        reason = ", ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ArtifactError(
+            f"{folder / artifact.MANIFEST} has other facts than a {manifest.format} ({reason}):"
+            f" {REMEDY[manifest.format]}"
+        ) from None
+
+
+def _differ(what: Path, pairs: Pairs, remedy: str) -> Iterator[str]:
+    for name, (said, found) in pairs.items():
+        if said != found:
+            yield f"{what}: {name} is {found}, the manifest says {said}: {remedy}"
+
+
+def _texts(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
+    remedy, found, texts = REMEDY[write.KIND], list[str](), 0
+    for part in manifest.files:
+        if (damage := check(part)) is not None:
+            found.append(damage)
+            continue
+        with (folder / part.name).open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                texts += 1
+                try:
+                    json.loads(line)
+                except (ValueError, RecursionError):
+                    found.append(f"{folder / part.name}:{number} is not JSON: {remedy}")
+    yield from found
+    try:
+        facts = facts_of(TextFacts, folder, manifest)
+    except ArtifactError as error:
+        yield str(error)
+    else:
+        pairs: Pairs = {} if found else {"texts": (facts.texts, texts)}
+        yield from _differ(folder, pairs, remedy)
+
+
+def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
+    try:
+        facts = facts_of(CorpusFacts, folder, manifest)
+    except ArtifactError as error:
+        yield str(error)
+        yield from filter(None, map(check, manifest.files))
+        return
+    told = ("tokenizer", "prompt", "max_seq_length")
+    yield from _differ(
+        folder,
+        {
+            "files": ([block.name for block in facts.blocks], [one.name for one in manifest.files]),
+            **{key: (manifest.inputs.get(key), str(getattr(facts, key))) for key in told},
+            **{
+                key: (getattr(facts, key), sum(getattr(block, key) for block in facts.blocks))
+                for key in ("rows", "tokens", "masked")
+            },
+        },
+        corpus.REMEDY,
+    )
+    held_out, longest, whole = 0, 0, True
+    firsts = itertools.accumulate((block.rows for block in facts.blocks), initial=0)
+    for part, block, first in zip(manifest.files, facts.blocks, firsts, strict=False):
+        try:
+            if (damage := check(part)) is not None:
+                raise ArtifactError(damage)
+            table = corpus.read_table(folder / part.name)
+            wrong = wrong_columns(table, facts) or _wrong_values(table, block, facts)
+            if wrong is not None:
+                raise ArtifactError(f"{folder / part.name} has {wrong}: {corpus.REMEDY}")
+        except ArtifactError as error:
+            whole = False
+            yield str(error)
+            continue
+        rows = corpus.views(table)
+        pairs = _pairs_of_block(rows, part, block, facts)
+        first_row: Pairs = {"first_row": (block.first_row, first)}
+        yield from _differ(folder / part.name, pairs | first_row, corpus.REMEDY)
+        held_out += int(rows.held_out.sum())
+        longest = max(longest, int(np.diff(rows.starts).max()))
+    totals: Pairs = {"held_out": (facts.held_out, held_out), "longest": (facts.longest, longest)}
+    yield from _differ(folder, totals if whole else {}, corpus.REMEDY)
+
+
+def wrong_columns(table: pa.Table, facts: CorpusFacts) -> str | None:
+    """How the columns of a block are not those of `corpus.schema`; None where they are."""
+    names = {*table.column_names}
+    label = table.schema.field("label").type if "label" in names else None
+    wanted = corpus.schema(
+        facts.vocabulary,
+        pairs="second_at" in names,
+        words="words" in names,
+        masked="original" in names,
+        label=label,
+    )
+    if not table.schema.equals(wanted) or label not in [None, *_LABELS]:
+        return (
+            f"columns of no block ({', '.join(f'{one.name} {one.type}' for one in table.schema)})"
+        )
+    if len(table) == 0 or table.column(0).num_chunks != 1:
+        return f"{len(table)} rows in {table.column(0).num_chunks} record batches, not in one"
+    empty = [one.name for one in wanted if not one.nullable and table.column(one.name).null_count]
+    return f"nulls in {', '.join(empty)}" if empty else None
+
+
+def _wrong_values(table: pa.Table, block: BlockFacts, facts: CorpusFacts) -> str | None:
+    columns = {name: table.column(name).chunk(0) for name in table.column_names}
+    lists = [one for one in columns.values() if pa.types.is_list(one.type)]
+    if any(one.offsets[0].as_py() or len(one.values) != one.offsets[-1].as_py() for one in lists):
+        return "values that are of no row"
+    rows = corpus.views(table)
+    if not np.array_equal(columns["length"].to_numpy(), np.diff(rows.starts)):
+        return "other lengths than rows"
+    if not np.array_equal(columns["row"].to_numpy() - block.first_row, np.arange(len(table))):
+        return f"other row numbers than {block.first_row} and on"
+    if len(rows.ids) and not 0 <= rows.ids.min() <= rows.ids.max() < facts.vocabulary:
+        return f"token ids beyond the {facts.vocabulary} of its tokenizer"
+    return None
+
+
+def _pairs_of_block(
+    rows: corpus.Block, part: artifact.Part, block: BlockFacts, facts: CorpusFacts
+) -> Pairs:
+    read = rows.encoded(by_words=facts.by_words)
+    masked = 0 if read.original is None else int((read.original != UNMASKED).sum())
+    digest = corpus.tokens_digest(
+        read.ids, read.lengths, read.second_at, read.original, read.spelling
+    )
+    return {
+        "name": (part.name, f"block-{part.digest.rpartition(':')[2][:16]}.arrow"),
+        "rows": (block.rows, len(rows.text_digest)),
+        "tokens": (block.tokens, len(read.ids)),
+        "masked": (block.masked, masked),
+        "tokens_digest": (block.tokens_digest, digest),
+    }
+
+
+def _cache(folder: Path, manifest: Manifest, of: Corpus | None, check: Check) -> Iterator[str]:
+    remedy = REMEDY[CACHE]
+    try:
+        facts = facts_of(CacheFacts, folder, manifest)
+        if not facts.questions:
+            raise ArtifactError(f"{folder / artifact.MANIFEST} has no questions: {remedy}")
+        asking = None if of is None else _asking(folder, manifest, facts, of)
+    except ArtifactError as error:
+        yield str(error)
+        yield from dict.fromkeys(filter(None, map(check, manifest.files)))
+        return
+    told: Pairs = {
+        "teacher": (manifest.inputs.get("teacher"), facts.teacher),
+        "dtype": (manifest.inputs.get("dtype"), facts.dtype),
+    }
+    yield from _differ(folder, told, remedy)
+    blocks = None if of is None else of.facts.blocks
+    if of is not None:
+        count = len(of.facts.blocks) * len(facts.questions)
+        pairs: Pairs = {
+            "tokenizer": (facts.tokenizer, of.facts.tokenizer),
+            "rows": (facts.rows, of.facts.rows),
+            "number of files": (len(manifest.files), count),
+        }
+        yield from _differ(folder, pairs, remedy)
+    seen, widths = set[str](), dict[Question, int]()
+    questions = itertools.cycle(facts.questions)
+    for index, (part, question) in enumerate(zip(manifest.files, questions, strict=False)):
+        rest = () if blocks is None else blocks[index // len(facts.questions) :]
+        block = next(iter(rest), None)
+        path = folder / part.name
+        if asking is not None and block is not None:
+            name = name_of(asking.full(block, question), question)
+            if part.name != name:
+                yield f"{path} stands where {name} should: {remedy}"
+                continue
+        if part.name in seen:
+            continue
+        seen.add(part.name)
+        damage = check(part)
+        yield from [damage] if damage else _shard(path, question, block, facts, widths)
+
+
+def _asking(folder: Path, manifest: Manifest, facts: CacheFacts, of: Corpus) -> Asking:
+    try:
+        spec = CacheSpec.model_validate(manifest.spec)
+    except ValueError as error:
+        reason = ", ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ArtifactError(
+            f"{folder / artifact.MANIFEST} has no section of a cache ({reason}): {REMEDY[CACHE]}"
+        ) from None
+    return (Importing if spec.files else Asking)(of, facts.teacher, spec, cast(Dtype, facts.dtype))
+
+
+def _shard(
+    path: Path,
+    question: Question,
+    block: BlockFacts | None,
+    facts: CacheFacts,
+    widths: dict[Question, int],
+) -> Iterator[str]:
+    """Mistakes in a shard; `widths` are those of the shards before, by question."""
+    try:
+        found = header(path)
+    except ArtifactError as error:
+        yield f"{error}: {REMEDY[CACHE]}"
+        return
+    shape = found["values"].shape if "values" in found else ()
+    vectors, width = shape if len(shape) == 2 else (0, 0)
+    wanted = shard_kinds(
+        question,
+        vectors_of(question, block) if block is not None else vectors,
+        width_of(question, facts) or widths.setdefault(question, width),
+    )
+    if found != wanted:
+        yield f"{path} has {_listed(found)} in place of {_listed(wanted)}: {REMEDY[CACHE]}"
+    for name, count in not_finite(path):
+        yield f"{path}: {count} numbers of {name} are NaN or Inf: {REMEDY[CACHE]}"
+
+
+def vectors_of(question: Question, block: BlockFacts) -> int:
+    """How many vectors answer a question about a block."""
+    part = question.what
+    return block.masked if part.only_masked else block.tokens if part.per_token else block.rows
+
+
+def width_of(question: Question, facts: CacheFacts) -> int:
+    """How many numbers a vector has; 0 where the facts do not tell."""
+    part = question.what
+    if part.module is not None:
+        return facts.modules.get(part.module, 0)
+    if part.top_k is not None:
+        return min(part.top_k, facts.vocabulary)
+    if (part.name, part.layer) == ("hidden", 0):
+        return 0  # some models have narrower embeddings than layers
+    return Dims(
+        embedding=facts.embedding_width,
+        hidden=facts.hidden_width,
+        layers=facts.layers,
+        classes=facts.classes,
+        vocabulary=facts.vocabulary,
+    ).width(part)
+
+
+def _listed(kinds: dict[str, Kind]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in sorted(kinds.items())) or "nothing"
+
+
+def _student(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
+    remedy = REMEDY[STUDENT]
+    for part in manifest.files:
+        path = folder / part.name
+        if (damage := check(part)) is not None:
+            yield damage
+            continue
+        try:
+            if path.name == "kdpipe.json":
+                yield from _story(path, manifest)
+            if path.suffix == ".safetensors":
+                header(path)
+                for name, count in not_finite(path):
+                    yield f"{path}: {count} numbers of {name} are NaN or Inf: {remedy}"
+        except ArtifactError as error:
+            yield str(error)
+    there = {part.name for part in manifest.files}
+    for name in sorted({"model.safetensors", "config.json", "kdpipe.json"} - there):
+        yield f"{folder / name} is not in the manifest, and no student is without: {remedy}"
+
+
+def _story(path: Path, manifest: Manifest) -> Iterator[str]:
+    story = read_json(path)
+    shape = story.get("shape")
+    parameters = shape.get("parameters") if isinstance(shape, dict) else None
+    pairs: Pairs = {
+        "inputs": (manifest.inputs, story.get("inputs")),
+        "shape.parameters": (manifest.facts.get("parameters"), parameters),
+    }
+    yield from _differ(path, pairs, REMEDY[STUDENT])

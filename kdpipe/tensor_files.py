@@ -1,0 +1,61 @@
+"""What is in a safetensors file, what should be in a shard, and numbers that are none.
+
+Legend: V vectors, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from kdpipe.errors import ArtifactError
+from kdpipe.targets import Question
+
+_TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
+
+
+class Kind(NamedTuple):
+    """Type and shape of a tensor."""
+
+    dtype: str
+    """As the format has it: `F32`, `F16`, `BF16`, `I8`, `I32`, ..."""
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {[*self.shape]}"
+
+
+def header(path: Path) -> dict[str, Kind]:
+    """The tensors of a file by name, none of which is read; raises ArtifactError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: Kind(one.get_dtype(), tuple(one.get_shape())) for name, one in found.items()
+            }
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} cannot be read ({error})") from None
+
+
+def not_finite(path: Path) -> Iterator[tuple[str, int]]:
+    """Names of tensors in which there is NaN or Inf, and how many such; one tensor in memory."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            count = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+            if count:
+                yield name, count
+
+
+def shard_kinds(question: Question, vectors: int, width: int) -> dict[str, Kind]:
+    """The tensors of a shard of V vectors of D numbers each."""
+    kinds = {"values": Kind(_TYPES[question.storage], (vectors, width))}
+    if question.storage == "int8":
+        kinds["scale"] = Kind("F32", (vectors,))
+    if question.top_k is not None:
+        kinds["indices"] = Kind("I32", (vectors, width))
+        kinds["log_normalizer"] = Kind("F32", (vectors,))
+    return kinds
