@@ -40,7 +40,7 @@ LAYERS = """
     job
     predict subjects write_student
     contents
-    verify
+    inspection verify
     cli
     __main__
 """.strip().splitlines()
