@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
+from pathlib import Path
 
 
 class KdpipeError(Exception):
@@ -77,7 +79,10 @@ def explain(error: BaseException) -> KdpipeError | None:
     number = error.errno if isinstance(error, OSError) else int(native[1]) if native else None
     where = getattr(error, "filename", None) or "the output folder"
     if number in _FULL:
-        return StorageError(f"no space left while writing {where}: free some and rerun; {_KEPT}")
+        room = _room(error, where)
+        return StorageError(
+            f"no space left while writing {where}{room}: free some and rerun; {_KEPT}"
+        )
     if number in {errno.EROFS, errno.EACCES, errno.EPERM}:
         return StorageError(f"{where} may not be written or read: mend its permissions; {_KEPT}")
     if number == errno.EIO:
@@ -87,6 +92,18 @@ def explain(error: BaseException) -> KdpipeError | None:
     if out_of_memory(error):
         return ResourceError(f"out of memory: lower tokens_per_batch; {_KEPT}")
     return None
+
+
+def _room(error: BaseException, where: str) -> str:
+    """How large a file would have been, and how much is free, where that is known."""
+    size, said = getattr(error, "size", None), []
+    if size is not None:
+        said.append(f"{size:,} bytes")
+    # What a quota or a limit leaves cannot be asked.
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        folder = next(path for path in Path(where).parents if path.is_dir())
+        said.append(f"{shutil.disk_usage(folder).free:,} are free")
+    return f" ({', '.join(said)})" if said else ""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdpipe import artifact, cache, checkpoint, corpus, io, storage
+from kdpipe import artifact, cache, checkpoint, corpus, io, records, storage
 from kdpipe.artifact import MANIFEST, Manifest
 from kdpipe.augment import write
 from kdpipe.augment.write import TextFacts
@@ -28,6 +28,7 @@ from kdpipe.cache import CacheFacts
 from kdpipe.contents import facts_of
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.hub import read_json
 from kdpipe.progress import human_bytes
 from kdpipe.store import Receipt, key_of
 from kdpipe.targets import Question
@@ -270,7 +271,7 @@ def _student(folder: Path, manifest: Manifest, digest: str) -> Page:
         ("measured", _measured(facts.get("measured"))),
     ]
     try:
-        story = artifact.read_record(folder / "kdpipe.json")
+        story = read_json(folder / "kdpipe.json")
         shape, teacher = _said(_mapping(story.get("shape"))), _mapping(story.get("teacher"))
         pairs += [
             ("shape", _cut(", ".join(f"{key} {_compact(one)}" for key, one in shape.items())))
@@ -319,7 +320,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _checkpoint(folder: Path) -> Page:
-    state = artifact.read_record(folder / checkpoint.STATE)
+    state = records.read_sealed(folder / checkpoint.STATE)
     progress, digests = _mapping(state.get("progress")), _mapping(state.get("digests"))
     step, best = _number(progress.get("step")), _number(progress.get("best_step"))
     wrong = [
@@ -371,7 +372,7 @@ def _block(path: Path) -> Page:
 
 def _receipt(path: Path) -> Page:
     try:
-        receipt = Receipt.model_validate(artifact.read_record(path))
+        receipt = Receipt.model_validate(records.read_sealed(path))
     except ValueError:
         raise UsageError(f"{path} is no receipt of the store: name one, or a folder") from None
     shard = path.with_suffix(".safetensors")

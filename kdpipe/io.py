@@ -82,7 +82,7 @@ def make_folder(path: Path) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Create or replace `path` with `data`."""
-    with _temporary(path) as temporary:
+    with _temporary(path, len(data)) as temporary:
         _write(temporary, [data])
         os.replace(temporary, path)
     _sync_folder(path.parent)
@@ -90,7 +90,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 def publish(path: Path, data: bytes) -> None:
     """Create `path` with `data` unless it exists: the first of two writers wins."""
-    with _temporary(path) as temporary:
+    with _temporary(path, len(data)) as temporary:
         _write(temporary, [data])
         try:
             os.link(temporary, path)
@@ -178,18 +178,22 @@ def lock(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
                 " stop it"
             ) from None
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
+        with _about(path):
+            os.ftruncate(descriptor, 0)
+            told = f"{os.getpid()} on {platform.node()} since {since}\n"
+            os.pwrite(descriptor, told.encode(), 0)
         yield
     finally:
-        os.close(descriptor)
+        with _about(path):
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path, size: int | None = None) -> Iterator[Path]:
+    """A name for what becomes `path`, of `size` bytes; nothing is left there when it fails."""
     temporary = path.parent / f"{TEMPORARY}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
     try:
-        with _about(path, temporary):
+        with _about(path, temporary, size):
             yield temporary
             remove(temporary)
     except BaseException:
@@ -200,13 +204,14 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _about(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def _about(path: Path, temporary: Path | None = None, size: int | None = None) -> Iterator[None]:
     """Errors name `path`: a failed write names no file, or one that says nothing to a user."""
     try:
         yield
     except OSError as error:
         if error.filename is None or error.filename == os.fspath(temporary or path):
-            error.filename, error.filename2 = os.fspath(path), None
+            del error.filename2
+            error.filename, error.size = os.fspath(path), size  # type: ignore[attr-defined]
         raise
 
 

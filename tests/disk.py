@@ -22,7 +22,7 @@ from kdpipe import io
 DIRECTORY = "/"
 """What a name stands for that is a folder; else it is a number, or the path of an old file."""
 Key = int | str
-_FREES = {"unlink", "rmdir", "replace", "close"}
+FREES = {"unlink", "rmdir", "replace", "close"}
 """Calls that a full disk does not hinder."""
 
 
@@ -48,8 +48,8 @@ class Disk:
     calls: list[str] = field(default_factory=list)
     """Name of each durable call, with the path that it is about."""
     log: list[tuple[Any, ...]] = field(default_factory=list)
-    """`create key`, `write key data`, `fsync key`, `names folder {name: key}`, `sync folder`,
-    `done path`: a function of `kdpipe.io` has returned."""
+    """`create key`, `write_data key data`, `fsync key`, `names folder {name: key}`, `sync folder`,
+    `done path`: the function of `kdpipe.io` that made it has returned."""
     _keys: dict[str, Key | None] = field(default_factory=dict)
     _open: dict[int, tuple[str, Key]] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class Disk:
         if fault is not None and fault.what == "short" and fault.at == len(self.calls):
             data = data[: max(len(data) // 2, 1)]
         count: int = self._call("write", path, lambda: os.write(descriptor, data))
-        self.log.append(("write", key, bytes(data[:count])))
+        self.log.append(("write_data", key, bytes(data[:count])))
         return count
 
     def fsync(self, descriptor: int) -> None:
@@ -145,7 +145,7 @@ class Disk:
             if fault.what == "after":
                 act()
             os.kill(os.getpid(), signal.SIGKILL)
-        spared = fault.what in {"ENOSPC", "EDQUOT"} and name in _FREES
+        spared = fault.what in {"ENOSPC", "EDQUOT"} and name in FREES
         if fault.what == "short" or spared:
             return act()
         if name == "close":

@@ -65,7 +65,7 @@ def fail(kind: str, where: Annotated[str, typer.Option("--where-to")] = "here") 
     if kind in vars(errors):
         raise getattr(errors, kind)("what is wrong:\\n what to do")
     raise {
-        "full": OSError(28, "No space left on device", "artifacts/x"),
+        "full": OSError(122, "Disk quota exceeded", "artifacts/x"),
         "memory": MemoryError(),
         "secret": errors.UsageError(
             "token hf_abcdefghijklmnop of https://me:pass@hub.example/x, header Bearer abc.def"

@@ -132,8 +132,8 @@ def test_full_disk(here: Path, capsys: Capture, stage: str, name: str) -> None:
     with disk_of(2000):
         line = fails(capsys, [stage, "pipeline.yaml"], 5)
     assert re.fullmatch(
-        rf"no space left while writing {name}: free some and rerun; what was finished is kept, the"
-        " same command continues",
+        rf"no space left while writing {name} \([\d,]+ bytes\): free some and rerun;"
+        " what was finished is kept, the same command continues",
         line,
     ), line
     assert not MANIFESTS[stage].exists()

@@ -14,6 +14,7 @@ import pickle
 import random
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -30,7 +31,7 @@ PRELOAD = [
     *("kdpipe.stages.train_student", "kdpipe.subjects", "kdpipe.teacher", "kdpipe.tokenizer"),
     *("kdpipe.word_tokenizer", "kdpipe.write_student", "matplotlib.backends.backend_svg"),
     *("matplotlib.figure", "rich.live", "rich.table", "ruamel.yaml", "tests.trials"),
-    "transformers.models.bert.modeling_bert",
+    "tests.warm",
 ]
 """What the stages import as they run."""
 PIPELINE = """\
@@ -63,6 +64,8 @@ students:
 FILE = "pipeline.yaml"
 ROWS = 40
 STAGES = ("augment", "tokenize", "cache-teacher", "train", "evaluate")
+CHANGES = ("tokenize other text", "cache-teacher --verify", "train otherwise")
+NAMES = (*STAGES, *CHANGES)
 CLOCKS = {"speed.json", "table.tsv", "report.svg"}
 """Files that tell of speed."""
 
@@ -85,12 +88,19 @@ class Ended:
 
 
 def begin(
-    words: list[str], folder: Path, fault: Fault | None = None, *, locks: bool = True
+    words: list[str],
+    folder: Path,
+    fault: Fault | None = None,
+    *,
+    locks: bool = True,
+    umask: int = 0o022,
 ) -> ForkServerProcess:
     """Start a command in a project, in a process of its own."""
     FORKS.set_forkserver_preload(PRELOAD)
-    process = FORKS.Process(target=_run, args=(words, folder, fault, locks))
+    process = FORKS.Process(target=_run, args=(words, folder, fault, locks, umask))
     process.start()
+    while not _beside(folder, process.pid or 0, "err").exists() and process.is_alive():
+        time.sleep(0.002)
     return process
 
 
@@ -98,47 +108,48 @@ def end(process: ForkServerProcess, folder: Path) -> Ended:
     """Wait for it."""
     process.join(60)
     assert process.exitcode is not None, "it takes a minute"
-    assert process.pid is not None
-    told, shown = _beside(folder, process.pid, "record"), _beside(folder, process.pid, "err")
+    pid = process.pid or 0
+    told, shown = _beside(folder, pid, "record"), _beside(folder, pid, "err")
     record = pickle.loads(told.read_bytes()) if told.exists() else None
     return Ended(process.exitcode, shown.read_text("utf-8"), record)
 
 
-def run(words: list[str], folder: Path, fault: Fault | None = None, *, locks: bool = True) -> Ended:
+def run(words: list[str], folder: Path, fault: Fault | None = None, *, umask: int = 0o022) -> Ended:
     """Run a command to its end."""
-    return end(begin(words, folder, fault, locks=locks), folder)
+    return end(begin(words, folder, fault, umask=umask), folder)
 
 
 def _beside(folder: Path, process: int, what: str) -> Path:
     return folder.parent / f"{process}.{what}"
 
 
-def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool) -> None:
-    """In the trial's own process: constants for a tiny project, then the program."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
+def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool, umask: int) -> None:
+    """In the trial's own process."""
+    os.umask(umask)
+    if not locks:
+        fcntl.flock = lambda descriptor, operation: None
+    disk = Disk(fault)
+    disk.stand_in()
+    os.dup2(os.open(_beside(folder, os.getpid(), "err"), os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(2, 1)
+    code = go(words, folder)
+    told = _beside(folder, os.getpid(), "record")
+    told.write_bytes(pickle.dumps(Record(disk.calls, disk.log)))
+    os._exit(code)
 
+
+def go(words: list[str], folder: Path) -> int:
+    """The program in this process, with what makes a tiny project of many parts; its exit code."""
     from kdpipe import cli, speed, write_corpus
     from kdpipe.augment import write
 
-    os.dup2(os.open(_beside(folder, os.getpid(), "err"), os.O_WRONLY | os.O_CREAT), 2)
-    os.dup2(2, 1)
-    disable_progress_bar()
-    torch.set_num_threads(1)
     os.chdir(folder)
     os.environ["KDPIPE_DEVICE"] = "cpu"
     write_corpus.SMALLEST, write_corpus.SPREAD, write.PART = 20, 100, 8
     speed.ROUNDS = speed.FEWEST_ROUNDS = 1
     speed.MOST_ROWS = speed.FEWEST_ROWS = speed.MOST_PROBED = 4
     speed.MOST_SINGLES = speed.FEWEST_SINGLES = 2
-    if not locks:
-        vars(fcntl)["flock"] = lambda descriptor, operation: None
-    disk = Disk(fault)
-    disk.stand_in()
-    code = cli.main(words)
-    told = _beside(folder, os.getpid(), "record")
-    told.write_bytes(pickle.dumps(Record(disk.calls, disk.log)))
-    os._exit(code)
+    return cli.main(words)
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,7 @@ class Scenario:
 def copy(project: Path, folder: Path) -> Path:
     """A copy whose files are links; locks are not copied, which are edited in place."""
     return shutil.copytree(
-        project, folder, copy_function=os.link, ignore=shutil.ignore_patterns("locks")
+        project, folder, copy_function=os.link, ignore=shutil.ignore_patterns("locks", "lock")
     )
 
 
@@ -174,10 +185,11 @@ def scenarios(root: Path) -> dict[str, Scenario]:
     for stage in STAGES:
         made[stage] = _scenario(stage, [stage, FILE], before, root)
         before = made[stage].after
-    for name, words, change in (
-        ("tokenize other text", ["tokenize", FILE], _other_text),
-        ("cache-teacher --verify", ["cache-teacher", FILE, "--verify"], _damaged_shard),
-        ("train otherwise", ["train", FILE], _other_training),
+    for name, words, change in zip(
+        CHANGES,
+        (["tokenize", FILE], ["cache-teacher", FILE, "--verify"], ["train", FILE]),
+        (_other_text, _damaged_shard, _other_training),
+        strict=True,
     ):
         changed = copy(before, root / f"{name} before")
         change(changed)
@@ -217,7 +229,7 @@ def tree(project: Path) -> dict[str, str]:
     found = {}
     for path in sorted(project.rglob("*")):
         name = path.relative_to(project).as_posix()
-        if name.startswith(".kdpipe/locks"):
+        if name.startswith((".kdpipe/locks", ".kdpipe/store/lock")):
             continue
         if path.is_dir():
             found[name] = "a folder"
