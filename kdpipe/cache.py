@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kdpipe import artifact, storage
+from kdpipe import artifact, records, storage
 from kdpipe.activations import Activations, Dims
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus, CorpusFacts
@@ -27,6 +27,8 @@ from kdpipe.targets import Question
 
 KIND = "kdpipe.cache"
 REMEDY = "run 'kdpipe cache-teacher'"
+_HEADER = 1 << 16
+"""The most bytes that a shard says of its tensors."""
 
 
 class Difference(Frozen):
@@ -140,17 +142,38 @@ class Cache:
         question = self.facts.questions[number]
         file = self.manifest.files[index * len(self.facts.questions) + number]
         path = artifact.check(self.folder, file, f"{REMEDY} with --verify, which computes it again")
+        vectors = int(self.corpus.block(index).starts_of(question.what)[-1])
+        wanted = storage.layout(question, vectors, self._width(question))
+        header = records.read_header(path, _HEADER)
+        found = {
+            name: (tensor.get("dtype"), tensor.get("shape"))
+            for name, tensor in header.items()
+            if isinstance(tensor, dict)
+        }
+        if found != wanted:
+            raise ArtifactError(
+                f"{path} has {_shapes(found)}, expected {_shapes(wanted)}: {REMEDY} with --verify"
+            )
         try:
             with safe_open(path, framework="pt") as shard:
-                tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
+                return {name: shard.get_tensor(name) for name in wanted}
         except SafetensorError as error:
             raise ArtifactError(
                 f"{path} cannot be read ({error}): {REMEDY} with --verify"
             ) from None
-        vectors = int(self.corpus.block(index).starts_of(question.what)[-1])
-        if "values" not in tensors or any(len(tensor) != vectors for tensor in tensors.values()):
-            raise ArtifactError(f"{path} does not have {vectors} vectors: {REMEDY} with --verify")
-        return tensors
+
+    def _width(self, question: Question) -> int:
+        """Numbers of one vector, or of the largest logits of one."""
+        facts = self.facts
+        if question.top_k is not None:
+            return min(question.top_k, facts.vocabulary or question.top_k)
+        if question.module is not None:
+            return self._module_width(question.module)
+        if question.part == "embedding":
+            return facts.embedding_width
+        if question.what.name in {"logits", "token_logits"}:
+            return len(facts.classes)
+        return facts.vocabulary if question.part == "masked_logits" else facts.hidden_width
 
 
 def whole_question(
@@ -215,6 +238,11 @@ def _refuse_other_answers(
                     f"{folder} has {found} where {wanted} belongs, the answer about rows"
                     f" {block.first_row} to {block.first_row + block.rows - 1}: {remedy}"
                 )
+
+
+def _shapes(tensors: dict[str, tuple[Any, Any]]) -> str:
+    said = (f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(tensors.items()))
+    return ", ".join(said)[:200] or "nothing"
 
 
 def _pair(name: str, cache: Any, corpus: Any) -> str:

@@ -7,18 +7,29 @@ bring code along, and no file of it may point outside.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from kdpipe import io
+from kdpipe import io, records
 from kdpipe.errors import ArtifactError
 
 WEIGHTS = "model.safetensors"
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
-_CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
+_CODE = {"auto_map", "custom_pipelines", "trust_remote_code"}
+_CODE |= {"_attn_implementation_internal", "_experts_implementation_internal"}
+_CODE |= {"allow_all_kernels", "kernel_config", "use_kernels"}
+_ELSEWHERE = {"quantization_config", "transformers_weights"}
+"""Of a config: what asks for other libraries, or for weights in other files."""
+_ATTENTION = {"None", "eager", "sdpa", "flash_attention_2"}
+"""What is called otherwise may be code on the hub."""
+_SETTINGS = (
+    *("config.json", "tokenizer_config.json", "generation_config.json"),
+    *("sentence_bert_config.json", "config_sentence_transformers.json"),
+)
 _JSON_CAP = 8 << 20
+_HEADER_CAP = 10 << 20
+"""Of a safetensors file, in bytes: more than 50,000 tensors."""
 
 
 def find_model(
@@ -66,14 +77,13 @@ def weight_files(folder: Path) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder; {} where the file is not there; raises ArtifactError."""
     try:
-        data = path.read_bytes()
-        value = json.loads(data) if len(data) <= _JSON_CAP else None
+        value = records.parse(records.read_regular(path, _JSON_CAP))
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not valid JSON ({str(error).splitlines()[0]})") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is not a JSON object of at most {_JSON_CAP} bytes")
+        raise ArtifactError(f"{path} is not a JSON object")
     return value
 
 
@@ -110,6 +120,9 @@ def _from_hub(model: str, revision: str | None, package: str | None) -> Path:
 
 
 def _screen(folder: Path) -> None:
+    for path in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for file in sorted(path.iterdir()):
+            _screen_file(folder, file)
     config = read_json(folder / "config.json")
     modules = folder / "modules.json"
     if not config and not modules.is_file():
@@ -123,13 +136,25 @@ def _screen(folder: Path) -> None:
         raise ArtifactError(f"{folder} has no {WEIGHTS}{hint}")
 
 
+def _screen_file(folder: Path, path: Path) -> None:
+    """Refuse a link to outside (but for the hub's own), a pipe, a device and a huge header."""
+    inside, target = folder.resolve(), path.resolve()
+    allowed = [inside]
+    if inside.parent.name == "snapshots":
+        allowed.append(inside.parent.parent / "blobs")
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise ArtifactError(f"{path} is a link to outside of {folder}: put the file itself there")
+    if not path.is_file() and not path.is_dir():
+        raise ArtifactError(f"{path} is no regular file: take it out of {folder}")
+    if path.suffix == ".safetensors" and path.is_file():
+        records.read_header(path, _HEADER_CAP)
+
+
 def _screen_part(folder: Path) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
-        bad = sorted(_CODE_KEYS & read_json(folder / name).keys())
-        if bad:
-            raise ArtifactError(
-                f"{folder / name} has {bad[0]!r}: the model brings its own code, which is not run"
-            )
+    if (folder / "adapter_config.json").exists():
+        raise ArtifactError(f"{folder} is an adapter of another model: merge both, and use that")
+    for name in _SETTINGS:
+        _screen_settings(folder / name, read_json(folder / name))
     index = folder / f"{WEIGHTS}.index.json"
     if not index.is_file():
         return
@@ -141,3 +166,24 @@ def _screen_part(folder: Path) -> None:
             raise ArtifactError(
                 f"{index} names {name!r}, which is not a safetensors file beside it"
             )
+
+
+def _screen_settings(path: Path, value: Any) -> None:
+    """Refuse, however deep it stands, what makes a library run or read something else."""
+    if isinstance(value, list):
+        for item in value:
+            _screen_settings(path, item)
+    if not isinstance(value, dict):
+        return
+    for key, inner in value.items():
+        if key in _CODE and (key != "trust_remote_code" or inner):
+            raise ArtifactError(
+                f"{path} has {key!r}: the model brings its own code, which is not run"
+            )
+        if key in _ELSEWHERE:
+            raise ArtifactError(f"{path} has {key!r}: use the model as it was before that")
+        if key in {"attn_implementation", "_attn_implementation"} and str(inner) not in _ATTENTION:
+            raise ArtifactError(
+                f"{path} has {key}: {str(inner)[:40]!r}, which may be code: not run"
+            )
+        _screen_settings(path, inner)

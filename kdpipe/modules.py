@@ -5,12 +5,11 @@ Reads JSON only, so that questions about a model are answered without loading it
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdpipe import io
+from kdpipe import io, records
 from kdpipe.config import nearest
 from kdpipe.errors import ArtifactError
 from kdpipe.hub import read_json, weight_files
@@ -27,6 +26,7 @@ FLAGS = {
 POOLINGS = tuple(FLAGS)
 """In the order in which sentence-transformers joins them when a model uses several."""
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+_JSON_CAP = 1 << 20
 _ORDER = f"only the order {', '.join(_KINDS)} is known"
 _NOT_IDENTITY = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 _POSITIONS_BEFORE_TEXT = {
@@ -64,8 +64,8 @@ def modules_of(folder: Path) -> list[tuple[Path, str]]:
     if not path.is_file():
         return []
     try:
-        listed = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        listed = records.parse(records.read_regular(path, _JSON_CAP))
+    except ValueError:
         raise ArtifactError(f"{path} is not valid JSON") from None
     if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
         raise ArtifactError(f"{path} is not a list of modules")

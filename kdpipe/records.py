@@ -84,6 +84,23 @@ def read_regular(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
+def read_header(path: Path, most: int) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, before the library reads that.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ArtifactError: no regular file, or a header that is no JSON object of at most `most` bytes.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ArtifactError(f"{path} is no regular file: delete it and rerun")
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > most:
+            raise ArtifactError(f"{path} is no safetensors file: its header has {size} bytes")
+        data = file.read(size)
+    return read_object(path, data)
+
+
 def _with_digest(body: bytes) -> bytes:
     return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
 

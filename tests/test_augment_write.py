@@ -106,7 +106,7 @@ def test_the_manifest_names_what_it_was_made_of(text):
     asked = spec(MASKING, copies=3)
     run(asked)
     manifest, _ = artifact.open_finished(PLACE, "kdpipe.texts", "")
-    assert manifest.version == 1
+    assert manifest.version == 2
     assert manifest.spec == asked.identity()
     assert manifest.inputs == {"meaning": "1", "source.0": asked.sources[0].state(Path())}
     assert [part.name for part in manifest.files] == [path.name for path in parts()]

@@ -327,8 +327,9 @@ def damaged(manifest: bytes, old: str, new: str) -> bytes:
         (lambda data: damaged(data, "kdpipe.corpus", "kdpipe.cache"), "is a kdpipe.cache, not a"),
         (lambda data: damaged(data, '"rows"', '"tokens"'), "a key stands twice"),
         (lambda data: damaged(data, '"held_out": ', '"held_out": NaN, "x": '), "NaN is not JSON"),
+        (lambda data: damaged(data, '"name": "block', '"name": "../block'), "files and blocks"),
         (
-            lambda data: damaged(data, '{\n   "name": "block', '{\n   "name": "../block'),
+            lambda data: damaged(data, '"files": [\n  {', '"files": [{"name": "../a"}, {'),
             "is damaged",
         ),
         (
