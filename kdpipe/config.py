@@ -14,8 +14,9 @@ from kdpipe.errors import UsageError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 256 << 10
 MAX_DEPTH = 32
+_MOST_NODES = 50_000
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """Names become folder names: lower case letters, digits, '-' and '_'."""
@@ -101,11 +102,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: {len(raw)} bytes; a pipeline file has at most {MAX_BYTES}")
     try:
-        data = YAML(typ="safe", pure=True).load(raw.decode("utf-8"))
+        yaml = YAML(typ="safe", pure=True)
+        # Before anything is built of it: aliases can make much of little.
+        node = yaml.compose(text := raw.decode("utf-8"))
+        if node is not None and _size(node, {}) > _MOST_NODES:
+            raise UsageError(f"{path}: more than {_MOST_NODES:,} values, with those of its aliases")
+        data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (YAMLError, UnicodeDecodeError, RecursionError, ValueError, LookupError) as error:
         raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     if data is None:
         raise UsageError(f"{path} is empty: remove it, then 'kdpipe init' writes one")
@@ -195,6 +201,16 @@ def _line(path: Path, keys: list[int | str]) -> int:
         except (AttributeError, KeyError, IndexError, TypeError):
             break
     return line
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Values in a YAML node, those of aliases each time; very many where it is within itself."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES + 1
+        inner = node.value if isinstance(node.value, list) else []
+        flat = [one for item in inner for one in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_size(one, known) for one in flat)
+    return known[id(node)]
 
 
 def _depth(data: Any, limit: int) -> int:

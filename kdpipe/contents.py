@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from kdpipe import artifact, corpus
+from kdpipe import artifact, blocks, corpus
 from kdpipe.activations import Dims
 from kdpipe.artifact import Manifest
 from kdpipe.augment import write
@@ -49,7 +49,7 @@ REMEDY = {
 }
 _LABELS = [
     *(pa.int64(), pa.float64(), pa.string()),
-    *(corpus.list_of(pa.string()), corpus.list_of(pa.int32())),
+    *(blocks.list_of(pa.string()), blocks.list_of(pa.int32())),
 ]
 
 
@@ -160,7 +160,7 @@ def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
         try:
             if (damage := check(part)) is not None:
                 raise ArtifactError(damage)
-            table = corpus.read_table(folder / part.name)
+            table = blocks.read_table(folder / part.name)
             wrong = wrong_columns(table, facts) or _wrong_values(table, block, facts)
             if wrong is not None:
                 raise ArtifactError(f"{folder / part.name} has {wrong}: {corpus.REMEDY}")
@@ -168,7 +168,7 @@ def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
             whole = False
             yield str(error)
             continue
-        rows = corpus.views(table)
+        rows = blocks.views(table)
         pairs = _pairs_of_block(rows, part, block, facts)
         first_row: Pairs = {"first_row": (block.first_row, first)}
         yield from _differ(folder / part.name, pairs | first_row, corpus.REMEDY)
@@ -179,10 +179,10 @@ def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
 
 
 def wrong_columns(table: pa.Table, facts: CorpusFacts) -> str | None:
-    """How the columns of a block are not those of `corpus.schema`; None where they are."""
+    """How the columns of a block are not those of `blocks.schema`; None where they are."""
     names = {*table.column_names}
     label = table.schema.field("label").type if "label" in names else None
-    wanted = corpus.schema(
+    wanted = blocks.schema(
         facts.vocabulary,
         pairs="second_at" in names,
         words="words" in names,
@@ -204,7 +204,7 @@ def _wrong_values(table: pa.Table, block: BlockFacts, facts: CorpusFacts) -> str
     lists = [one for one in columns.values() if pa.types.is_list(one.type)]
     if any(one.offsets[0].as_py() or len(one.values) != one.offsets[-1].as_py() for one in lists):
         return "values that are of no row"
-    rows = corpus.views(table)
+    rows = blocks.views(table)
     if not np.array_equal(columns["length"].to_numpy(), np.diff(rows.starts)):
         return "other lengths than rows"
     if not np.array_equal(columns["row"].to_numpy() - block.first_row, np.arange(len(table))):
@@ -215,7 +215,7 @@ def _wrong_values(table: pa.Table, block: BlockFacts, facts: CorpusFacts) -> str
 
 
 def _pairs_of_block(
-    rows: corpus.Block, part: artifact.Part, block: BlockFacts, facts: CorpusFacts
+    rows: blocks.Block, part: artifact.Part, block: BlockFacts, facts: CorpusFacts
 ) -> Pairs:
     read = rows.encoded(by_words=facts.by_words)
     masked = 0 if read.original is None else int((read.original != UNMASKED).sum())

@@ -12,22 +12,26 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+from pydantic import Field
 
 from kdpipe import artifact, io
+from kdpipe.blocks import Block, read_block
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
-from kdpipe.masking import UNMASKED
-from kdpipe.nets.features import spelling_array
-from kdpipe.parts import MASKED_LOGITS, Part
-from kdpipe.tokenizer import Encoded, spelled
+from kdpipe.parts import MASKED_LOGITS
+from kdpipe.tokenizer import Encoded
 
 KIND = "kdpipe.corpus"
 REMEDY = "run 'kdpipe tokenize'"
+_SUMS = ("rows", "tokens", "masked")
+"""What is counted in a corpus and in each of its blocks."""
+
+
+Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
 class BlockFacts(Frozen):
@@ -35,10 +39,10 @@ class BlockFacts(Frozen):
 
     name: str
     """File name, `block-<digest>.arrow`."""
-    first_row: int
-    rows: int
-    tokens: int
-    masked: int = 0
+    first_row: Count
+    rows: Count
+    tokens: Count
+    masked: Count = 0
     """Tokens that are hidden from models."""
     tokens_digest: str
     """sha256 of the token ids and lengths: what a teacher's answer depends on."""
@@ -47,91 +51,30 @@ class BlockFacts(Frozen):
 class CorpusFacts(Frozen):
     """What the manifest tells of a corpus."""
 
-    rows: int
-    held_out: int
+    rows: Count
+    held_out: Count
     """Rows that no student trains on."""
-    tokens: int
-    masked: int = 0
+    tokens: Count
+    masked: Count = 0
     """Tokens that are hidden from models."""
-    longest: int
+    longest: Count
     """Tokens of the longest row."""
-    cut_rows: int
+    cut_rows: Count
     """Rows that were longer than `max_seq_length`, or just as long."""
-    duplicates: int
+    duplicates: Count
     """Rows left out because their text had come before, with whatever label."""
     tokenizer: str
     """Fingerprint of the effective tokenizer."""
-    vocabulary: int
+    vocabulary: Count
     by_words: bool = False
     """Whether its tokens are whole words, so that models may read how these are written."""
-    max_seq_length: int
+    max_seq_length: Count
     prompt: str
-    prompt_tokens: int
+    prompt_tokens: Count
     labels: tuple[str, ...] = ()
     """The different labels, those of all words and texts, in the order of numbers where all are
     integers, else of text; empty where labels are fractions or spans, or there are none."""
     blocks: tuple[BlockFacts, ...]
-
-
-@dataclass(frozen=True)
-class Block:
-    """The rows of one file, as views into it."""
-
-    ids: npt.NDArray[np.integer[Any]]
-    """[N] uint16 or int32."""
-    starts: npt.NDArray[np.int32]
-    """[R + 1]: where each row begins in `ids`."""
-    second_at: npt.NDArray[np.int32] | None
-    """[R]: where the second text of a pair begins; None without pairs."""
-    held_out: npt.NDArray[np.bool_]
-    """[R]."""
-    text_digest: npt.NDArray[np.uint8]
-    """[R, 16]."""
-    labels: pa.Array | None
-    """[R]; None in a block before the first label."""
-    words: pa.ListArray | None
-    """[R] lists of text; None where rows are not given as words."""
-    word_of: npt.NDArray[np.int32] | None
-    """[N]: place in the row's words, -1 for other tokens; None as for `words`."""
-    original: npt.NDArray[np.int32] | None
-    """[N]: the id that stood at a masked place, -100 at others; None where nothing is masked."""
-
-    def starts_of(self, part: Part) -> npt.NDArray[np.integer[Any]]:
-        """[R + 1]: where each row begins among the vectors of a part."""
-        if not part.per_token:
-            return np.arange(len(self.starts))
-        return self._masked_starts if part.only_masked else self.starts
-
-    def encoded(self, *, by_words: bool) -> Encoded:
-        """All rows, in their order; with the spelling of words where these are the tokens."""
-        second_at = None if self.second_at is None else self.second_at.astype(np.int64)
-        word_of = None if self.word_of is None else self.word_of.astype(np.int64)
-        original = None if self.original is None else self.original.astype(np.int64)
-        lengths = np.diff(self.starts).astype(np.int64)
-        spelling = self.spelling if by_words else None
-        return Encoded(self.ids.astype(np.int64), lengths, second_at, word_of, original, spelling)
-
-    @functools.cached_property
-    def spelling(self) -> npt.NDArray[np.uint8]:
-        """[N, 1 + C]: of the word of each token, as `Encoded` has it."""
-        assert self.words is not None
-        assert self.word_of is not None
-        words = self.words.values.dictionary_encode()
-        return spelled(
-            spelling_array(words.dictionary.to_pylist()),
-            words.indices.to_numpy(),
-            self.words.offsets.to_numpy()[:-1],
-            self.word_of,
-            np.diff(self.starts),
-        )
-
-    @functools.cached_property
-    def _masked_starts(self) -> npt.NDArray[np.int64]:
-        masked = np.zeros(len(self.ids), np.bool_)
-        if self.original is not None:
-            masked = self.original != UNMASKED
-        starts: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(masked)])[self.starts]
-        return starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +154,16 @@ class Corpus:
     def block(self, index: int) -> Block:
         """One block; raises ArtifactError where its bytes are not what the manifest says."""
         path = artifact.check(self.folder, self.manifest.files[index], f"{REMEDY} again")
-        return views(read_table(path))
+        told = self.facts.blocks[index]
+        try:
+            found = read_block(path, self.facts.vocabulary)
+            _check(found, told, self.facts.longest)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(
+                f"{path} is not a corpus block ({reason}): {REMEDY} again"
+            ) from None
+        return found
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Encoded:
         """Rows in any order, copied together."""
@@ -280,44 +232,12 @@ def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:
         raise ArtifactError(f"{folder}: {str(error).splitlines()[0]}: {remedy}") from None
     if [file.name for file in manifest.files] != [block.name for block in facts.blocks]:
         raise ArtifactError(f"{folder}: files and blocks of the manifest differ: {remedy}")
+    starts = np.cumsum([0, *(block.rows for block in facts.blocks)]).tolist()
+    sums = {name: sum(getattr(block, name) for block in facts.blocks) for name in _SUMS}
+    counted = [block.first_row for block in facts.blocks] == starts[:-1]
+    if not facts.rows or not counted or sums != {name: getattr(facts, name) for name in _SUMS}:
+        raise ArtifactError(f"{folder}: counts of the manifest contradict each other: {remedy}")
     return Corpus(folder, manifest, digest, facts)
-
-
-def schema(
-    vocabulary: int, *, pairs: bool, words: bool, masked: bool, label: pa.DataType | None
-) -> pa.Schema:
-    """The columns of a block; `docs/formats.md` describes them."""
-    ids = pa.uint16() if vocabulary <= 1 << 16 else pa.int32()
-    fields = [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("text_digest", pa.binary(16), nullable=False),
-        pa.field("held_out", pa.bool_(), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),
-        pa.field("input_ids", list_of(ids), nullable=False),
-    ]
-    if pairs:
-        fields.append(pa.field("second_at", pa.int32(), nullable=False))
-    if words:
-        fields.append(pa.field("words", list_of(pa.string()), nullable=False))
-        fields.append(pa.field("word", list_of(pa.int32()), nullable=False))
-    if masked:
-        fields.append(pa.field("original", list_of(pa.int32()), nullable=False))
-    if label is not None:
-        fields.append(pa.field("label", label))
-    return pa.schema(fields)
-
-
-def list_of(kind: pa.DataType) -> pa.DataType:
-    """A list without nulls in it."""
-    return pa.list_(pa.field("item", kind, nullable=False))
-
-
-def encode_block(table: pa.Table) -> bytes:
-    """The bytes of a block: an Arrow IPC file with one record batch, not compressed."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=max(len(table), 1))
-    return bytes(sink.getvalue())
 
 
 def text_digest(whole: str) -> bytes:
@@ -342,35 +262,15 @@ def tokens_digest(
     return io.digest_arrays([np.ascontiguousarray(array, "<i8") for array in arrays])
 
 
-def read_table(path: Path) -> pa.Table:
-    """The mapped columns of a block; raises ArtifactError where it is none."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ArtifactError(f"{path} is not a corpus block ({error}): {REMEDY} again") from None
-    return table
-
-
-def views(table: pa.Table) -> Block:
-    """The rows of a block whose columns are those of `schema`."""
-    # A block is one record batch: its only chunk is a view of the mapped file.
-    columns = {name: table.column(name).chunk(0) for name in table.column_names}
-    ids = columns["input_ids"]
-    digests = np.frombuffer(columns["text_digest"].buffers()[1], np.uint8)
-    second_at = columns["second_at"].to_numpy() if "second_at" in columns else None
-    return Block(
-        ids=ids.values.to_numpy(),
-        starts=ids.offsets.to_numpy(),
-        second_at=second_at,
-        held_out=columns["held_out"].to_numpy(zero_copy_only=False),
-        text_digest=digests[: len(table) * 16].reshape(-1, 16),
-        labels=columns.get("label"),
-        words=columns.get("words"),
-        word_of=columns["word"].values.to_numpy() if "word" in columns else None,
-        original=columns["original"].values.to_numpy() if "original" in columns else None,
-    )
+def _check(block: Block, told: BlockFacts, longest: int) -> None:
+    """Refuse other counts than the manifest tells; raises ValueError."""
+    found = {"rows": len(block.held_out), "tokens": len(block.ids)}
+    found["masked"] = int(block.starts_of(MASKED_LOGITS)[-1])
+    for name, count in found.items():
+        if count != getattr(told, name):
+            raise ValueError(f"{count} {name}, {getattr(told, name)} expected")
+    if (most := int(np.diff(block.starts).max())) > longest:
+        raise ValueError(f"a row of {most} tokens, the longest should have {longest}")
 
 
 def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdpipe import artifact, cache, checkpoint, corpus, io, records, storage
+from kdpipe import artifact, blocks, cache, checkpoint, corpus, io, records, storage
 from kdpipe.artifact import MANIFEST, Manifest
 from kdpipe.augment import write
 from kdpipe.augment.write import TextFacts
@@ -359,7 +359,7 @@ def _tensors(path: Path) -> Page:
 
 
 def _block(path: Path) -> Page:
-    table = corpus.read_table(path)
+    table = blocks.read_table(path)
     pairs = [("what", f"a block of {len(table):,} rows"), ("bytes", f"{path.stat().st_size:,}")]
     if "length" in table.column_names and len(table):
         lengths = table.column("length").to_numpy()

@@ -6,7 +6,7 @@ import re
 
 import pyarrow as pa
 
-from kdpipe import corpus
+from kdpipe import blocks
 from kdpipe.errors import ArtifactError
 from kdpipe.sources import Row, Span
 from kdpipe.sources.row import Label
@@ -17,8 +17,8 @@ _LABELS = {
     int: pa.int64(),
     float: pa.float64(),
     str: pa.string(),
-    tuple: corpus.list_of(pa.string()),
-    Span: corpus.list_of(pa.int32()),
+    tuple: blocks.list_of(pa.string()),
+    Span: blocks.list_of(pa.int32()),
 }
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 

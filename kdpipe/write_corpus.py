@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kdpipe import artifact, corpus, io
+from kdpipe import artifact, blocks, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
 from kdpipe.corpus_rows import Chosen, Distinct
 from kdpipe.errors import ArtifactError
@@ -198,7 +198,7 @@ class _Writer:
     def _flush(self) -> None:
         block, self._rows = self._rows, _Rows()
         table, digest = _table(block, self._totals["rows"], self._reading, self._kinds)
-        data = corpus.encode_block(table)
+        data = blocks.encode_block(table)
         name = f"block-{io.digest_bytes(data).rpartition(':')[2][:16]}.arrow"
         io.write_file(self._folder / name, data)
         self._blocks.append(
@@ -219,7 +219,7 @@ class _Writer:
 
 def _table(block: _Rows, first: int, reading: Reading, kinds: Kinds) -> tuple[pa.Table, str]:
     """The columns of a block, and the digest of its tokens."""
-    schema = corpus.schema(
+    schema = blocks.schema(
         reading.tokenizer.vocabulary,
         pairs=bool(kinds.pairs),
         words=bool(kinds.words),

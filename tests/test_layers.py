@@ -22,7 +22,8 @@ LAYERS = """
     masking
     activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
-    corpus modules storage store tensor_files windows
+    blocks modules storage store tensor_files windows
+    corpus
     augment heads module_taps read_rows row_kinds spans taps token_vectors
     cache card encoder gold vector_files
     folder join load streams tasks
