@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,4 +233,5 @@ def _size(path: Path) -> int:
 
 def _is_elsewhere(folder: Path, file: Part) -> bool:
     # Folders on the way may be links as well.
-    return (folder / file.name).resolve() != folder.resolve() / file.name
+    whole = os.path.realpath(folder)
+    return os.path.realpath(folder / file.name) != os.path.join(whole, file.name)

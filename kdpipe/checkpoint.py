@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load
 from safetensors.torch import save as safetensors_bytes
@@ -40,6 +40,12 @@ class State(Frozen):
     log: dict[str, Any]
     digests: dict[Part, str]
     """Of the other files."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> State:
+        if not {"weights", "optimizer"} <= self.digests.keys():
+            raise ValueError("key 'digests' needs weights and optimizer")
+        return self
 
 
 def steps_between(spec: TrainSpec, total: int) -> int:

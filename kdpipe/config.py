@@ -93,14 +93,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; 'kdpipe init' writes one") from None
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder; name the pipeline file in it") from None
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the pipeline file in it")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; 'kdpipe init' writes one")
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: {len(raw)} bytes; a pipeline file has at most {MAX_BYTES}")
+        raise UsageError(
+            f"{path}: {path.stat().st_size} bytes; a pipeline file has at most {MAX_BYTES}"
+        )
     try:
         yaml = YAML(typ="safe", pure=True)
         # Before anything is built of it: aliases can make much of little.

@@ -15,6 +15,7 @@ what is wrong, with the values, and what to do next.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from pathlib import Path
@@ -63,6 +64,7 @@ class NonFiniteError(KdpipeError):
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO}
 _KEPT = "what was finished is kept, the same command continues"
 
 
@@ -87,6 +89,8 @@ def explain(error: BaseException) -> KdpipeError | None:
         return StorageError(f"{where} may not be written or read: mend its permissions; {_KEPT}")
     if number == errno.EIO:
         return StorageError(f"the disk reports an I/O error at {where}: {_KEPT}")
+    if number in _NO_FILE:
+        return ArtifactError(f"{where} cannot be read ({os.strerror(number)}): put a file there")
     if isinstance(error, FileNotFoundError):
         return ArtifactError(f"{where} does not exist: check the path, or run the stage before")
     if out_of_memory(error):

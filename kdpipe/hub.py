@@ -138,7 +138,8 @@ def _screen(folder: Path) -> None:
 
 def _screen_file(folder: Path, path: Path) -> None:
     """Refuse a link to outside (but for the hub's own), a pipe, a device and a huge header."""
-    inside, target = folder.resolve(), path.resolve()
+    # Unlike `resolve` it has an answer for a link that leads to itself.
+    inside, target = (Path(os.path.realpath(one)) for one in (folder, path))
     allowed = [inside]
     if inside.parent.name == "snapshots":
         allowed.append(inside.parent.parent / "blobs")

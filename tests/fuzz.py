@@ -257,7 +257,7 @@ def reseal(folder: Path, name: str) -> None:
     for file in manifest["files"]:
         if file["name"] == name:
             algorithm = file["digest"].partition(":")[0]
-            file |= artifact.part(folder, name, algorithm).identity()
+            file.update(artifact.part(folder, name, algorithm).identity())
     path.write_bytes(records.seal(json.dumps(manifest).encode()))
 
 
@@ -268,14 +268,15 @@ def odd_file(dice: random.Random, path: Path, outside: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+    outside.write_bytes(data)
     actions: list[Callable[[], object]] = [
         lambda: os.mkfifo(path),
-        lambda: path.mkdir(),
+        path.mkdir,
         lambda: path.symlink_to("/dev/zero"),
         lambda: path.symlink_to("/dev/tty"),
         lambda: path.symlink_to(path.name),
         lambda: path.symlink_to("/nowhere/at/all"),
-        lambda: (outside.write_bytes(data), path.symlink_to(outside)),
+        lambda: path.symlink_to(outside.absolute()),
         lambda: path.write_bytes(b""),
     ]
     dice.choice(actions)()

@@ -37,6 +37,10 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _OUTPUTS = {"/dev/null", "/dev/tty"}
 
 
+Attempt = Callable[[int], contextlib.AbstractContextManager[Callable[[], object]]]
+"""Lays an input out, gives what reads it, and takes it away again."""
+
+
 @dataclass
 class Outcome:
     """What one input did."""
@@ -49,7 +53,7 @@ class Outcome:
     canary: list[str] = field(default_factory=list)
 
 
-def run_all(seeds: list[int], attempt: Callable[[int], object], inside: Path) -> list[Outcome]:
+def run_all(seeds: list[int], attempt: Attempt, inside: Path) -> list[Outcome]:
     """The outcome of each input; one that kills the child has the code of the signal, negative."""
     found: list[Outcome] = []
     while len(found) < len(seeds):
@@ -57,7 +61,7 @@ def run_all(seeds: list[int], attempt: Callable[[int], object], inside: Path) ->
     return found
 
 
-def _child(seeds: list[int], attempt: Callable[[int], object], inside: Path) -> list[Outcome]:
+def _child(seeds: list[int], attempt: Attempt, inside: Path) -> list[Outcome]:
     read, write = os.pipe()
     process = os.fork()
     if process == 0:
@@ -92,22 +96,27 @@ def _limit() -> None:
     os.dup2(quiet, 2)
 
 
-def _one(seed: int, attempt: Callable[[int], object], canary: list[str]) -> Outcome:
+def _one(seed: int, attempt: Attempt, canary: list[str]) -> Outcome:
     outcome = Outcome(seed)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    canary.clear()
     # Of the processor, and not of the wall: other tests run beside this one.
     signal.setitimer(signal.ITIMER_PROF, 4 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 24 * SECONDS)
     begin = time.process_time()
     try:
-        attempt(seed)
+        with attempt(seed) as act:
+            canary.clear()
+            try:
+                act()
+            finally:
+                outcome.canary = list(canary)
         outcome.code = 0
     except BaseException as error:  # noqa: BLE001 - this is the question
         outcome.code, outcome.line = cli._last_words(error)
     outcome.seconds = time.process_time() - begin
     signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     outcome.megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
-    outcome.canary = list(canary)
     return outcome
 
 
@@ -118,7 +127,7 @@ def _canary(inside: Path) -> list[str]:
 
     def listen(event: str, arguments: tuple[Any, ...]) -> None:
         if event in {"exec", "compile"}:
-            if any(_is_elsewhere(name, roots) for name in _file_names(event, arguments)):
+            if any(_is_elsewhere(name, roots[1:]) for name in _file_names(event, arguments)):
                 sung.append(f"{event} {arguments!r:.200}")
         elif event in _NEVER:
             sung.append(f"{event} {arguments!r:.200}")
