@@ -162,3 +162,14 @@ def test_no_line_is_too_wide(page: Path) -> None:
     lines = page.read_text("utf-8").splitlines()
     wide = [number for number, line in enumerate(lines, 1) if len(line) > 120]
     assert not wide, f"{name_of(page)}: lines {wide}"
+
+
+def test_reliability_names_a_test_for_every_fault() -> None:
+    page = (ROOT / "docs/reliability.md").read_text("utf-8")
+    faults = dict(re.findall(r"^(\d+)\. (.*(?:\n   .*)*)", page, re.MULTILINE))
+    assert [int(number) for number in faults] == [*range(1, 23)]
+    for text in faults.values():
+        files = re.findall(r"`(test_\w+\.py)`", text)
+        assert files or "decisions/0004" in text
+        for file in files:
+            assert (ROOT / "tests" / file).is_file(), file

@@ -1,0 +1,183 @@
+"""Every protection is needed: with any one taken out of a copy of the program, a test fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import Figure
+
+ROOT = Path(__file__).parents[1]
+
+
+class Protection(NamedTuple):
+    """A few lines of the program, what is left of them, and tests that notice."""
+
+    name: str
+    file: str
+    lines: str
+    left: str
+    tests: str
+
+
+PROTECTIONS = [
+    Protection(
+        "files are durable before they get their name",
+        "kdpipe/io.py",
+        "                rest = rest[os.write(descriptor, rest) :]\n        os.fsync(descriptor)\n",
+        "                rest = rest[os.write(descriptor, rest) :]\n",
+        "tests/test_power_loss.py tests/test_io.py",
+    ),
+    Protection(
+        "names are durable before a file is acknowledged",
+        "kdpipe/io.py",
+        "    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)\n",
+        "    return\n    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)\n",
+        "tests/test_power_loss.py",
+    ),
+    Protection(
+        "files are written under another name first",
+        "kdpipe/io.py",
+        "        _write(temporary, [data])\n        os.replace(temporary, path)\n",
+        "        remove(path)\n        _write(path, [data])\n",
+        "tests/test_io.py tests/test_kill_anywhere.py",
+    ),
+    Protection(
+        "what is published is not replaced",
+        "kdpipe/io.py",
+        "            os.link(temporary, path)\n        except FileExistsError:\n",
+        "            os.replace(temporary, path)\n        except FileExistsError:\n",
+        "tests/test_io.py",
+    ),
+    Protection(
+        "one writer at a time",
+        "kdpipe/io.py",
+        "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        "tests/test_io.py",
+    ),
+    Protection(
+        "what killed runs left is swept",
+        "kdpipe/io.py",
+        "        if process.isdecimal() and not _is_alive(int(process)):\n",
+        "        if False:\n",
+        "tests/test_io.py",
+    ),
+    Protection(
+        "a file's digest is that of the manifest",
+        "kdpipe/artifact.py",
+        "    if not _has_digest(folder, file):\n",
+        "    if False:\n",
+        "tests/test_teacher.py tests/test_corpus.py",
+    ),
+    Protection(
+        "a file's size is that of the manifest",
+        "kdpipe/artifact.py",
+        "    if any(_size(folder / file.name) != file.bytes for file in manifest.files):\n",
+        "    if False:\n",
+        "tests/test_stages.py tests/test_flips.py",
+    ),
+    Protection(
+        "a newer version is refused",
+        "kdpipe/artifact.py",
+        "    if manifest.version > VERSIONS[kind]:\n",
+        "    if False:\n",
+        "tests/test_corpus.py tests/test_bad_input.py tests/test_golden.py",
+    ),
+    Protection(
+        "a shard without a receipt does not count",
+        "kdpipe/store.py",
+        "        return receipt if whole else None\n",
+        "        return receipt\n",
+        "tests/test_teacher.py tests/test_flips.py",
+    ),
+    Protection(
+        "a cache belongs to one corpus",
+        "kdpipe/cache.py",
+        "    if other:\n",
+        "    if False:\n",
+        "tests/test_teacher.py tests/test_wrong_joins.py",
+    ),
+    Protection(
+        "a shard has a vector for each row or token",
+        "kdpipe/cache.py",
+        '    if "values" not in tensors or any(len(tensor) != vectors'
+        " for tensor in tensors.values()):\n",
+        "    if False:\n",
+        "tests/test_wrong_joins.py tests/test_formats.py tests/test_flips.py",
+    ),
+    Protection(
+        "values are finite as they are kept",
+        "kdpipe/teacher.py",
+        "    if not bool(bad.any()):\n        return\n    rows =",
+        "    return\n    rows =",
+        "tests/test_teacher.py",
+    ),
+    *(
+        Protection(
+            f"a question tells the {field}",
+            "kdpipe/questions.py",
+            f'            "{field}": {value},\n',
+            "",
+            "tests/test_questions.py",
+        )
+        for field, value in {
+            "teacher": "self.teacher",
+            "tokenizer": "self.corpus.facts.tokenizer",
+            "prompt_tokens": "self.corpus.facts.prompt_tokens",
+            "tokens": "block.tokens_digest",
+            "dtype": "self.dtype",
+        }.items()
+    ),
+    Protection(
+        "a student is of these inputs",
+        "kdpipe/artifact.py",
+        "    if (manifest.spec, manifest.inputs, manifest.version) !="
+        " (spec, inputs, VERSIONS[kind]):\n",
+        "    if manifest.version != VERSIONS[kind]:\n",
+        "tests/test_stages.py tests/test_wrong_joins.py",
+    ),
+    Protection(
+        "a checkpoint's parts are those of its state",
+        "kdpipe/checkpoint.py",
+        "                name: _load(target, name, digest)"
+        ' for name, digest in state["digests"].items()\n',
+        "                name: load_file(target / f'{name}.safetensors')"
+        ' for name, digest in state["digests"].items()\n',
+        "tests/test_train.py tests/test_flips.py",
+    ),
+]
+NAMES = [protection.name for protection in PROTECTIONS]
+
+
+@pytest.mark.parametrize("protection", PROTECTIONS, ids=NAMES)
+def test_the_lines_are_there(protection: Protection) -> None:
+    assert (ROOT / protection.file).read_text("utf-8").count(protection.lines) == 1
+    for name in protection.tests.split():
+        assert (ROOT / name).is_file()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("protection", PROTECTIONS, ids=NAMES)
+def test_without_it_a_test_fails(protection: Protection, tmp_path: Path, figure: Figure) -> None:
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "artifacts", "reports")
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=unwanted, symlinks=True)
+    if not (copy / "kdpipe/stages").exists():
+        (copy / "kdpipe/stages").symlink_to("../stages")
+    file = copy / protection.file
+    file.write_text(file.read_text("utf-8").replace(protection.lines, protection.left), "utf-8")
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*words, *protection.tests.split()], cwd=copy, capture_output=True, text=True, check=False
+    )
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert done.returncode == 1, done.stdout[-3000:]
+    assert failed, done.stdout[-3000:]
+    figure(f"{protection.name}: {failed[0].split()[1]}")
