@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from kdpipe.errors import UsageError
 
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 32
 _MOST_NODES = 50_000
+
+_IDENTITY = "identity"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """Names become folder names: lower case letters, digits, '-' and '_'."""
@@ -72,7 +82,9 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
+    def _refuse_unknown_keys(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, dict) and info.context == _IDENTITY:
+            return {key: value for key, value in data.items() if not cls._is_default(key, value)}
         if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
             for key in data:
                 if key not in cls.model_fields:
@@ -83,6 +95,23 @@ class Frozen(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The JSON form of all fields, defaults included: what enters manifests and digests."""
         return self.model_dump(mode="json")
+
+    @classmethod
+    def of_identity(cls, record: dict[str, Any]) -> Self:
+        """What `identity` gave, back again: a default in it is nothing that somebody has said.
+
+        Raises ValueError for what this version would not have given.
+        """
+        return cls.model_validate(record, context=_IDENTITY)
+
+    @classmethod
+    def _is_default(cls, key: str, value: Any) -> bool:
+        field = cls.model_fields.get(key)
+        if field is None or field.is_required():
+            return False
+        default = field.get_default(call_default_factory=True)
+        adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+        return bool(adapter.dump_python(default, mode="json") == value)
 
 
 Model = TypeVar("Model", bound=BaseModel)

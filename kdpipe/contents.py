@@ -276,7 +276,7 @@ def _cache(folder: Path, manifest: Manifest, of: Corpus | None, check: Check) ->
 
 def _asking(folder: Path, manifest: Manifest, facts: CacheFacts, of: Corpus) -> Asking:
     try:
-        spec = CacheSpec.model_validate(manifest.spec)
+        spec = CacheSpec.of_identity(manifest.spec)
     except ValueError as error:
         reason = ", ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise ArtifactError(

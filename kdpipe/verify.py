@@ -162,18 +162,18 @@ class _Chain:
             )
 
     def _of_texts(self, one: Verdict, manifest: Manifest, root: Path) -> None:
-        spec = AugmentationSpec.model_validate(manifest.spec)
+        spec = AugmentationSpec.of_identity(manifest.spec)
         sources = {f"source.{number}": source for number, source in enumerate(spec.sources)}
         self._sources(one, manifest, root, sources)
         tools = [name for name in manifest.inputs if name.startswith("method.")]
         one.unchecked += [_input(one, manifest, name) for name in tools]
 
     def _of_corpus(self, one: Verdict, manifest: Manifest, root: Path) -> None:
-        spec = CorpusSpec.model_validate(manifest.spec)
+        spec = CorpusSpec.of_identity(manifest.spec)
         self._sources(one, manifest, root, named_sources(spec))
 
     def _of_cache(self, one: Verdict, manifest: Manifest, root: Path) -> None:
-        spec = CacheSpec.model_validate(manifest.spec)
+        spec = CacheSpec.of_identity(manifest.spec)
         found = self._artifact(one, manifest, root, "corpus", "corpora", spec.corpus)
         if found is not None and found.manifest is not None:
             try:
@@ -188,7 +188,7 @@ class _Chain:
         self._state(one, manifest, "teacher", names, lambda: import_targets.identity_of(spec, root))
 
     def _of_student(self, one: Verdict, manifest: Manifest, root: Path) -> None:
-        spec = StudentSpec.model_validate(manifest.spec)
+        spec = StudentSpec.of_identity(manifest.spec)
         self._artifact(one, manifest, root, "corpus", "corpora", spec.corpus)
         for name in spec.caches:
             self._artifact(one, manifest, root, f"cache.{name}", "caches", name)
