@@ -84,7 +84,7 @@ class Frozen(BaseModel):
     @classmethod
     def _refuse_unknown_keys(cls, data: Any, info: ValidationInfo) -> Any:
         if isinstance(data, dict) and info.context == _IDENTITY:
-            return {key: value for key, value in data.items() if not cls._is_default(key, value)}
+            data = {key: value for key, value in data.items() if not cls._is_default(key, value)}
         if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
             for key in data:
                 if key not in cls.model_fields:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from kdpipe.errors import UsageError
-from kdpipe.pipeline import load_pipeline
+from kdpipe.pipeline import CorpusSpec, Pipeline, load_pipeline
 
+RECIPES = Path(__file__).resolve().parent.parent / "pipelines"
 FILE = """\
 corpora:
   text:
@@ -91,3 +92,23 @@ def test_mistakes(tmp_path: Path, old: str, new: str, wanted: str) -> None:
         load_pipeline(file)
     assert str(caught.value).startswith(f"{file}:{wanted}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.parent.name)
+def test_what_identity_gives_comes_back(path: Path) -> None:
+    """Also where a key may not stand beside another, and its default has no effect."""
+    pipeline = load_pipeline(path)
+    assert Pipeline.of_identity(pipeline.identity()) == pipeline
+
+
+def test_a_default_in_an_identity_was_not_said_by_anybody() -> None:
+    source = {"kind": "files", "files": ["a.txt"]}
+    spec = CorpusSpec.model_validate(
+        {"sources": [source], "validation_sources": [source], "tokenizer": "tiny"}
+    )
+    assert spec.identity()["validation"] == 0.02
+    assert CorpusSpec.of_identity(spec.identity()) == spec
+    with pytest.raises(ValueError, match="'validation' and 'validation_sources' both say"):
+        CorpusSpec.of_identity({**spec.identity(), "validation": 0.5})
+    with pytest.raises(ValueError, match="unknown key 'moon'"):
+        CorpusSpec.of_identity({**spec.identity(), "moon": 1})

@@ -88,6 +88,12 @@ def test_every_example_works(project: Path, capsys: pytest.CaptureFixture[str]) 
         assert (project / path).is_file()
     assert cli.main(_example("parameters")) == 0
     assert "word_embeddings" in capsys.readouterr().out
+    assert cli.main(_example("verify")) == 0
+    assert "ok artifacts/corpora/docs: " in capsys.readouterr().out
+    assert cli.main(_example("inspect")) == 0
+    assert "embedding" in capsys.readouterr().out
+    assert cli.main(_example("cache")) == 0
+    assert "docs-minilm" in capsys.readouterr().out
     assert cli.main(_example("init")) == 0
     assert (project / "pipeline.yaml").is_file()
     (project / "pipeline.yaml").unlink()

@@ -75,6 +75,19 @@ def test_second_holder_of_a_lock_is_told_who_has_it(tmp_path):
         pass
 
 
+def test_shared_holders_of_a_lock_bear_each_other_alone(tmp_path):
+    path = tmp_path / "lock"
+    with (
+        io.lock(path, "it", shared=True),
+        io.lock(path, "it", shared=True),
+        pytest.raises(LockedError),
+        io.lock(path, "it"),
+    ):
+        pass
+    with io.lock(path, "it"), pytest.raises(LockedError), io.lock(path, "it", shared=True):
+        pass
+
+
 def test_place_links_and_replaces(tmp_path):
     (tmp_path / "source").write_bytes(b"new")
     (tmp_path / "target").write_bytes(b"old")

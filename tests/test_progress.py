@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from kdpipe import progress
-from kdpipe.progress import Progress, clock_time, human
+from kdpipe.progress import Progress, clock_tenths, clock_time, human, human_bytes
 
 
 class Clock:
@@ -59,6 +59,20 @@ def test_numbers_are_short(value: float, text: str) -> None:
 )
 def test_times_are_short(seconds: float, text: str) -> None:
     assert clock_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00.0"), (0.44, "0:00.4"), (59.96, "1:00.0"), (61.25, "1:01.2")]
+)
+def test_short_times(seconds: float, text: str) -> None:
+    assert clock_tenths(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (12_345_678, "12.3 MB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    assert human_bytes(count) == text
 
 
 def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one() -> None:
