@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -277,7 +278,7 @@ def _student(folder: Path, manifest: Manifest, digest: str) -> Page:
             ("shape", _cut(", ".join(f"{key} {_compact(one)}" for key, one in shape.items())))
         ]
         pairs += [("teacher", str(teacher.get("model", "none")))]
-    except (ArtifactError, FileNotFoundError) as error:
+    except ArtifactError as error:
         pairs.append(("damage", str(error)))
     names = [part.name for part in manifest.files if part.name.endswith(".safetensors")]
     damage, rows = _files([(name, folder / name) for name in names])
@@ -371,10 +372,13 @@ def _block(path: Path) -> Page:
 
 
 def _receipt(path: Path) -> Page:
+    if not re.fullmatch("[0-9a-f]{64}", path.stem):
+        raise UsageError(f"{path} is no receipt of the store: name one, or a folder")
     try:
         receipt = Receipt.model_validate(records.read_sealed(path))
-    except ValueError:
-        raise UsageError(f"{path} is no receipt of the store: name one, or a folder") from None
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is damaged ({reason}): delete it and rerun") from None
     shard = path.with_suffix(".safetensors")
     state = "there, of that size and digest"
     if not shard.is_file():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kdpipe import io
+from kdpipe import io, records
 from kdpipe.verify import verify
 from tests import ends
 from tests.ends import command, edit
@@ -59,8 +59,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return record
+    """The manifest, without its digest."""
+    return records.read_sealed(folder / "manifest.json")
 
 
 def seal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
@@ -72,7 +72,7 @@ def seal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda record:
         if path.is_file():
             algorithm = part["digest"].partition(":")[0]
             part |= {"bytes": path.stat().st_size, "digest": io.digest_file(path, algorithm)}
-    write(folder / "manifest.json", json.dumps(record).encode())
+    write(folder / "manifest.json", records.seal(json.dumps(record).encode()))
 
 
 def alone(folder: Path) -> list[str]:

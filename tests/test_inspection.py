@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save
 
-from kdpipe import inspection, io
+from kdpipe import inspection, records
 from kdpipe.cli import main
 from kdpipe.errors import ArtifactError, UsageError
 from tests import ends, small
 from tests.ends import Capture, command, edit
 from tests.reader import decode, read_blocks, read_manifest, read_safetensors
 from tests.runs import new_job, stopped_at, student
+from tests.sealed import seal
 
 CORPUS, CACHE = Path("artifacts/corpora/text"), Path("artifacts/caches/said")
 STUDENT = Path("artifacts/students/small")
@@ -60,7 +60,7 @@ def test_a_corpus(here: Path) -> None:
     size = sum(path.stat().st_size for path in CORPUS.glob("*.arrow"))
     source = manifest["inputs"]["source.0"][:12]
     assert told(CORPUS) == {
-        "what": "kdpipe.corpus, version 1",
+        "what": f"kdpipe.corpus, version {manifest['version']}",
         "digest": digest[:12],
         "made from": f"meaning 1\ntokenizer (tiny) {facts['tokenizer'][:12]}\nmax_seq_length 32\n"
         f"source.0 (text.txt) {source}",
@@ -136,9 +136,7 @@ def test_vectors_that_are_zero_or_no_numbers_are_counted(here: Path) -> None:
     values[:2], values[2, 0], values[3, 1] = 0, np.nan, np.inf
     path.unlink()
     path.write_bytes(save({"values": values}))
-    manifest = (CACHE / "manifest.json").read_text()
-    old = next(one for one in json.loads(manifest)["files"] if one["name"] == path.name)
-    (CACHE / "manifest.json").write_text(manifest.replace(old["digest"], io.digest_file(path)))
+    seal(CACHE)
     row = inspection.inspect(CACHE).rows[0]
     assert (row[0], row[-2:]) == ("embedding", ("2", "2"))
 
@@ -194,7 +192,7 @@ def test_files_alone(here: Path) -> None:
     ]
     assert page.facts[0] == ("what", f"a block of {_rows(block)} rows")
     receipt = next(Path(".kdpipe/store").glob("*/*.json"))
-    said = json.loads(receipt.read_text())
+    said = records.read_sealed(receipt)
     shown = told(receipt)
     assert {name: shown[name] for name in ("teacher", "tokens", "dtype")} == {
         name: said["question"][name] for name in ("teacher", "tokens", "dtype")
@@ -257,10 +255,7 @@ def test_what_is_nothing_of_ours_is_refused(here: Path, capsys: Capture) -> None
         inspection.inspect(STUDENT / "kdpipe.json")
     assert main(["inspect", "nowhere"]) == 3
     # What is read from files is shown as it is, whatever it looks like.
-    manifest = (CORPUS / "manifest.json").read_text()
-    (CORPUS / "manifest.json").write_text(
-        manifest.replace('"tokenizer": "tiny"', '"tokenizer": "[/b]"')
-    )
+    seal(CORPUS, lambda record: record["spec"].update(tokenizer="[/b]"))
     capsys.readouterr()
     command(["inspect", str(CORPUS)])
     assert "tokenizer: [/b]" in capsys.readouterr().out

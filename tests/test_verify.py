@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -31,6 +30,7 @@ from tests.sealed import (
     first,
     found,
     record_of,
+    seal,
     whole_project,
     write,
 )
@@ -139,7 +139,8 @@ def test_damaged_parts_are_named(here: Path, folder: Path) -> None:
         (b"{", "{0}/manifest.json is damaged (Expecting property name enclosed in double quotes:"
          " line 1 column 2 (char 1)): delete {0}, then run the stage that makes it"),
         (None, "{0} is not finished: run the stage that makes it"),
-        (("version", 99), "{0} has version 99 of {1}, this kdpipe reads up to {2}: update kdpipe"),
+        (("version", 99), "{0} has version 99 of {1}, this kdpipe reads version {2}: update"
+         " kdpipe"),
         (("format", "kdpipe.pie"), "{0} is a 'kdpipe.pie', none that this kdpipe knows: run the"
          " stage that makes it"),
     ],
@@ -153,7 +154,7 @@ def test_manifests_that_cannot_be_read(here: Path, folder: Path, data: Any, line
     elif isinstance(data, bytes):
         write(folder / "manifest.json", data)
     else:
-        write(folder / "manifest.json", json.dumps({**record, data[0]: data[1]}).encode())
+        seal(folder, lambda record: record.update([data]))
     problems = found()
     assert problems[folder] == [wanted]
     # What was made from it is told, too: what stands in its place now is not it.
