@@ -27,6 +27,8 @@ Integers = npt.NDArray[np.integer[Any]]
 class Block:
     """The rows of one file, as views into it."""
 
+    numbers: npt.NDArray[np.int64]
+    """[R]: which rows of the corpus they are."""
     ids: npt.NDArray[np.integer[Any]]
     """[N] uint16 or int32."""
     starts: npt.NDArray[np.int32]
@@ -205,6 +207,7 @@ def views(table: pa.Table) -> Block:
     digests = np.frombuffer(columns["text_digest"].buffers()[1], np.uint8)
     second_at = columns["second_at"].to_numpy() if "second_at" in columns else None
     return Block(
+        numbers=columns["row"].to_numpy(),
         ids=ids.values.to_numpy(),
         starts=ids.offsets.to_numpy(),
         second_at=second_at,

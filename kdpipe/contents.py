@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
-import pyarrow as pa
 
 from kdpipe import artifact, blocks, corpus
 from kdpipe.activations import Dims
@@ -47,10 +46,6 @@ REMEDY = {
     CACHE: "run 'kdpipe cache-teacher' with --verify, which computes it again",
     STUDENT: "delete it, then run 'kdpipe train'",
 }
-_LABELS = [
-    *(pa.int64(), pa.float64(), pa.string()),
-    *(blocks.list_of(pa.string()), blocks.list_of(pa.int32())),
-]
 
 
 def problems(
@@ -160,15 +155,16 @@ def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
         try:
             if (damage := check(part)) is not None:
                 raise ArtifactError(damage)
-            table = blocks.read_table(folder / part.name)
-            wrong = wrong_columns(table, facts) or _wrong_values(table, block, facts)
-            if wrong is not None:
-                raise ArtifactError(f"{folder / part.name} has {wrong}: {corpus.REMEDY}")
+            rows = blocks.read_block(folder / part.name, facts.vocabulary)
+            block.check_numbers(rows)
         except ArtifactError as error:
             whole = False
             yield str(error)
             continue
-        rows = blocks.views(table)
+        except ValueError as error:
+            whole = False
+            yield f"{folder / part.name} is not a corpus block ({error}): {corpus.REMEDY}"
+            continue
         pairs = _pairs_of_block(rows, part, block, facts)
         first_row: Pairs = {"first_row": (block.first_row, first)}
         yield from _differ(folder / part.name, pairs | first_row, corpus.REMEDY)
@@ -176,42 +172,6 @@ def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
         longest = max(longest, int(np.diff(rows.starts).max()))
     totals: Pairs = {"held_out": (facts.held_out, held_out), "longest": (facts.longest, longest)}
     yield from _differ(folder, totals if whole else {}, corpus.REMEDY)
-
-
-def wrong_columns(table: pa.Table, facts: CorpusFacts) -> str | None:
-    """How the columns of a block are not those of `blocks.schema`; None where they are."""
-    names = {*table.column_names}
-    label = table.schema.field("label").type if "label" in names else None
-    wanted = blocks.schema(
-        facts.vocabulary,
-        pairs="second_at" in names,
-        words="words" in names,
-        masked="original" in names,
-        label=label,
-    )
-    if not table.schema.equals(wanted) or label not in [None, *_LABELS]:
-        return (
-            f"columns of no block ({', '.join(f'{one.name} {one.type}' for one in table.schema)})"
-        )
-    if len(table) == 0 or table.column(0).num_chunks != 1:
-        return f"{len(table)} rows in {table.column(0).num_chunks} record batches, not in one"
-    empty = [one.name for one in wanted if not one.nullable and table.column(one.name).null_count]
-    return f"nulls in {', '.join(empty)}" if empty else None
-
-
-def _wrong_values(table: pa.Table, block: BlockFacts, facts: CorpusFacts) -> str | None:
-    columns = {name: table.column(name).chunk(0) for name in table.column_names}
-    lists = [one for one in columns.values() if pa.types.is_list(one.type)]
-    if any(one.offsets[0].as_py() or len(one.values) != one.offsets[-1].as_py() for one in lists):
-        return "values that are of no row"
-    rows = blocks.views(table)
-    if not np.array_equal(columns["length"].to_numpy(), np.diff(rows.starts)):
-        return "other lengths than rows"
-    if not np.array_equal(columns["row"].to_numpy() - block.first_row, np.arange(len(table))):
-        return f"other row numbers than {block.first_row} and on"
-    if len(rows.ids) and not 0 <= rows.ids.min() <= rows.ids.max() < facts.vocabulary:
-        return f"token ids beyond the {facts.vocabulary} of its tokenizer"
-    return None
 
 
 def _pairs_of_block(

@@ -47,6 +47,11 @@ class BlockFacts(Frozen):
     tokens_digest: str
     """sha256 of the token ids and lengths: what a teacher's answer depends on."""
 
+    def check_numbers(self, rows: Block) -> None:
+        """Refuse other rows of the corpus than these should be; raises ValueError."""
+        if (rows.numbers != np.arange(len(rows.numbers)) + self.first_row).any():
+            raise ValueError(f"other row numbers than {self.first_row} and on")
+
 
 class CorpusFacts(Frozen):
     """What the manifest tells of a corpus."""
@@ -264,6 +269,7 @@ def tokens_digest(
 
 def _check(block: Block, told: BlockFacts, longest: int) -> None:
     """Refuse other counts than the manifest tells; raises ValueError."""
+    told.check_numbers(block)
     found = {"rows": len(block.held_out), "tokens": len(block.ids)}
     found["masked"] = int(block.starts_of(MASKED_LOGITS)[-1])
     for name, count in found.items():

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from kdpipe import io
-from kdpipe.corpus import encode_block, read_table
+from kdpipe.blocks import encode_block, read_table
 from tests import ends
 from tests.sealed import (
     CACHE,
@@ -59,11 +59,11 @@ def forged_block(path: Path, **columns: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"row": lambda rows: rows[::-1]}, "has other row numbers than 0 and on"),
-        ({"length": lambda rows: [*rows[:-1], 1]}, "has other lengths than rows"),
+        ({"row": lambda rows: rows[::-1]}, "other row numbers than 0 and on"),
+        ({"length": lambda rows: [*rows[:-1], 1]}, "lengths beyond what there is"),
         (
             {"input_ids": lambda rows: [[9999] * len(row) for row in rows]},
-            "has token ids beyond the {vocabulary} of its tokenizer",
+            "token ids beyond what there is",
         ),
         (
             {"input_ids": lambda rows: [row[::-1] for row in rows]},
@@ -78,15 +78,15 @@ def test_a_forged_block(here: Path, change: Any, line: str) -> None:
     ids = [np.asarray(ids, "<i8") for ids in read_table(path)["input_ids"].to_pylist()]
     lengths = np.asarray([len(row) for row in ids], "<i8")
     names = {
-        "vocabulary": facts["vocabulary"],
         "tokens_digest": io.digest_arrays([np.concatenate(ids), lengths]),
         "said": facts["blocks"][0]["tokens_digest"],
     }
     wrong = line.format(**names)
-    mark = "" if wrong.startswith(":") else " "
+    whole = wrong.startswith(":")
+    wrong = wrong if whole else f" is not a corpus block ({wrong})"
     lines = alone(CORPUS)
-    assert f"{path}{mark}{wrong}: {TOKENIZE}" in lines
-    if mark == "":
+    assert f"{path}{wrong}: {TOKENIZE}" in lines
+    if whole:
         # A block is called by its digest.
         name = f"block-{io.digest_file(path)[9:25]}.arrow"
         assert f"{path}: name is {name}, the manifest says {path.name}: {TOKENIZE}" in lines
@@ -97,8 +97,8 @@ def test_a_block_of_other_columns(here: Path) -> None:
     table = read_table(path)
     write(path, encode_block(table.drop_columns(["held_out"])))
     seal(CORPUS)
-    columns = [f"{field.name} {field.type}" for field in table.schema if field.name != "held_out"]
-    assert alone(CORPUS) == [f"{path} has columns of no block ({', '.join(columns)}): {TOKENIZE}"]
+    wrong = "other columns than a block has"
+    assert alone(CORPUS) == [f"{path} is not a corpus block ({wrong}): {TOKENIZE}"]
     write(path, b"no Arrow at all")
     seal(CORPUS)
     (line,) = alone(CORPUS)
@@ -122,7 +122,7 @@ def test_facts_of_a_block_that_are_not_so(here: Path, key: str) -> None:
     lines = alone(CORPUS)
     wanted = f"{path}: {key} is {true}, the manifest says {other}: {TOKENIZE}"
     if key == "first_row":
-        wanted = f"{path} has other row numbers than 1 and on: {TOKENIZE}"
+        wanted = f"{path} is not a corpus block (other row numbers than 1 and on): {TOKENIZE}"
     assert wanted in lines
 
 
