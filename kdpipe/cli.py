@@ -29,7 +29,12 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_SECRET = re.compile(r"\bhf_\w{8,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
+_SECRET = re.compile(
+    r"\b(?:hf_|gh[oprsu]_|github_pat_|sk-|AKIA)\w{8,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
+)
+_SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")
+_LEAST = 8
+"""Letters of a secret: a shorter value of such a name may be a part of any word."""
 
 
 class _Terminated(SystemExit):
@@ -163,4 +168,8 @@ def _last_words(error: BaseException) -> tuple[int, str]:
 
 
 def _redact(text: str) -> str:
+    """Without what looks like a secret, and without those of the environment."""
+    for name, value in os.environ.items():
+        if len(value) >= _LEAST and _SECRET_NAME.search(name.upper()):
+            text = text.replace(value, "***")
     return _SECRET.sub("***", text)

@@ -7,6 +7,7 @@ started, code compiled from files, pickles, sockets, and files opened outside of
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import resource
@@ -88,6 +89,7 @@ def _limit() -> None:
     most = used + (1536 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()
     # What the parent catches would be its answer here.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
