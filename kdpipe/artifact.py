@@ -199,6 +199,14 @@ def check(folder: Path, file: Part, remedy: str) -> Path:
     return path
 
 
+def check_all(folder: Path, kind: str, remedy: str) -> Manifest:
+    """A finished folder, every part of which is read; raises ArtifactError."""
+    manifest, _ = open_finished(folder, kind, remedy)
+    for file in manifest.files:
+        check(folder, file, f"delete {folder}, then {remedy}")
+    return manifest
+
+
 def readable(record: dict[str, Any]) -> bytes:
     """A record as JSON that people read: indented, keys in the order given."""
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -76,11 +76,9 @@ def open_student(project: Project, name: str) -> Asked:
         ArtifactError: not finished, damaged, or made by another section or from other inputs.
     """
     folder, remedy = project.student_folder(name), f"run 'kdpipe train {project.file} {name}'"
-    manifest, _ = artifact.open_finished(folder, KIND, remedy)
+    manifest = artifact.check_all(folder, KIND, remedy)
     mine = asked(project, project.pipeline.trained_as(name))[name]
     artifact.refuse_stale(folder, manifest, mine.identity, mine.inputs, remedy)
-    for file in manifest.files:
-        artifact.check(folder, file, f"delete {folder}, then {remedy}")
     return mine
 
 

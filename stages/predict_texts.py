@@ -60,13 +60,17 @@ def predict(
 
     Example: kdpipe predict artifacts/students/small my.txt vectors.npy
     """
-    from kdpipe import io, predict
+    from kdpipe import artifact, io, predict
     from kdpipe.errors import UsageError
     from kdpipe.hub import find_model
     from kdpipe.progress import say
     from kdpipe.sources import Squad
+    from kdpipe.write_student import KIND
 
     folder = find_model(model)
+    if (folder / artifact.MANIFEST).is_file():
+        again = f"train it again; or delete its {artifact.MANIFEST}, if it was changed on purpose"
+        artifact.check_all(folder, KIND, again)
     guesses = predict.guesses_tokens(folder)
     subject = predict.open_subject(folder, device, mlm=guesses and output.suffix == ".jsonl")
     problem = subject.encoder.dims.problem

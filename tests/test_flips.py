@@ -23,7 +23,7 @@ from kdpipe.store import Store
 from tests import damage
 from tests.conftest import Figure
 from tests.damage import KINDS, put, reading, refusal
-from tests.ends import Capture, copy_of
+from tests.ends import Capture, command, copy_of, fails
 from tests.pieces import asking
 
 Damage = Callable[[bytes, random.Random], bytes]
@@ -236,3 +236,15 @@ def test_a_state_names_no_other_files(project: Project, name: str) -> None:
     path.write_bytes(records.seal(json.dumps(state).encode()))
     with pytest.raises(ArtifactError, match="is damaged"):
         checkpoint._read(path.parent)
+
+
+def test_a_damaged_student_is_not_asked(project: Project, capsys: Capture) -> None:
+    path = Path("artifacts/students/s/model.safetensors")
+    words = ["predict", "artifacts/students/s", "text.txt", "vectors.npy"]
+    with put(path, damage.flipped(path.read_bytes(), random.Random(1))):
+        assert fails(capsys, words, 3) == (
+            f"{path} is damaged (digest differs from the manifest): delete artifacts/students/s,"
+            " then train it again; or delete its manifest.json, if it was changed on purpose"
+        )
+    assert not Path("vectors.npy").exists()
+    command(words)

@@ -113,6 +113,21 @@ def manifests(project: Project, dice: random.Random) -> Iterator[Act]:
 
 
 @contextlib.contextmanager
+def names(project: Project, dice: random.Random) -> Iterator[Act]:
+    """A manifest that names a file somewhere else."""
+    folder = Path("artifacts", dice.choice(ARTIFACTS))
+    path = folder / MANIFEST
+    with kept(path):
+        record = records.read_sealed(path)
+        words = ["..", ".", "", "/", "~", "outside", "model.safetensors", "C:", "a\nb", "\u202e"]
+        parts = [dice.choice(words) for _ in range(dice.randrange(1, 5))]
+        name = dice.choice(["", "/", "../../../"]) + "/".join(parts)
+        dice.choice(record["files"])["name"] = dice.choice([name, name + "\0", name * 100])
+        path.write_bytes(records.seal(json.dumps(record).encode()))
+        yield lambda: use(project)
+
+
+@contextlib.contextmanager
 def receipts(project: Project, dice: random.Random) -> Iterator[Act]:
     path = dice.choice(sorted(project.store.root.glob("*/*.json")))
     with kept(path):
@@ -235,7 +250,18 @@ def odd_files(project: Project, dice: random.Random) -> Iterator[Act]:
         yield act
 
 
-KINDS = (manifests, receipts, pipelines, blocks, shards, models, tokenizers, weights, odd_files)
+KINDS = (
+    manifests,
+    names,
+    receipts,
+    pipelines,
+    blocks,
+    shards,
+    models,
+    tokenizers,
+    weights,
+    odd_files,
+)
 
 
 def told(outcomes: list[Outcome], name: str) -> str:

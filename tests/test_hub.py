@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from importlib import metadata
@@ -198,3 +199,119 @@ def test_json_that_is_none_is_refused(tmp_path: Path, data: bytes, reason: str) 
         read_json(path)
     assert str(caught.value).startswith(f"{path}{reason}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_attn_implementation_internal": "user/kernel"},
+        {"text_config": {"_experts_implementation_internal": "user/kernel"}},
+        {"sub": [{"trust_remote_code": True}]},
+        {"sub": {"auto_map": {"AutoModel": "user/repo--file.Mine"}}},
+        {"use_kernels": True},
+        {"kernel_config": {"RMSNorm": "user/kernel:Norm"}},
+        {"text_config": {"allow_all_kernels": True}},
+        {"attn_implementation": "user/kernel:attention"},
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"attn_implementation": {"text": "user/kernel"}},
+        {"quantization_config": {"quant_method": "any"}},
+        {"transformers_weights": "../other.safetensors"},
+    ],
+)
+@pytest.mark.parametrize("file", ["config", "generation_config", "sentence_bert_config"])
+def test_what_would_run_code_is_refused_however_deep(
+    tmp_path: Path, file: str, config: dict[str, object]
+) -> None:
+    folder = bare(tmp_path / "model", **{file: {"model_type": "bert"} | config})
+    assert refusal(folder).startswith(f"{folder / file}.json has ")
+
+
+@pytest.mark.parametrize("config", [{"trust_remote_code": False}, {"attn_implementation": "sdpa"}])
+def test_what_asks_for_nothing_is_accepted(tmp_path: Path, config: dict[str, object]) -> None:
+    folder = bare(tmp_path / "model", config={"model_type": "bert"} | config)
+    assert find_model(str(folder)) == folder
+
+
+def test_an_adapter_which_names_another_model_is_refused(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "model", adapter_config={"base_model_name_or_path": "/elsewhere"})
+    assert refusal(folder) == (f"{folder} is an adapter of another model: merge both, and use that")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "1_Pooling"])
+def test_links_to_outside_are_refused_and_those_to_inside_are_not(
+    tmp_path: Path, name: str
+) -> None:
+    folder = bare(tmp_path / "model")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert refusal(folder) == (
+        f"{folder / name} is a link to outside of {folder}: put the file itself there"
+    )
+    (folder / name).unlink()
+    (tmp_path / "link").symlink_to(bare(tmp_path / "other"))
+    (tmp_path / "other" / "more.txt").symlink_to("config.json")
+    assert find_model(str(tmp_path / "link")) == tmp_path / "link"
+
+
+def test_links_of_the_hubs_cache_are_followed_to_its_blobs_alone(tmp_path: Path) -> None:
+    blobs = tmp_path / "models--a--b" / "blobs"
+    snapshot = tmp_path / "models--a--b" / "snapshots" / ("0" * 40)
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for name, data in (("config.json", b'{"model_type": "bert"}'), ("model.safetensors", WEIGHTS)):
+        (blobs / f"blob-{name}").write_bytes(data)
+        (snapshot / name).symlink_to(f"../../blobs/blob-{name}")
+    assert find_model(str(snapshot)) == snapshot
+    (tmp_path / "models--a--b" / "secret").write_bytes(b"")
+    (snapshot / "vocab.txt").symlink_to("../../secret")
+    assert "is a link to outside" in refusal(snapshot)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "extra"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop"])
+def test_what_is_no_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    folder = bare(tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero" if kind == "device" else name)
+    said = "a link to outside" if kind == "device" else "no regular file"
+    assert f"{folder / name} is {said}" in refusal(folder)
+
+
+def header(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ((90_000_000).to_bytes(8, "little") + b"{}", "its header has 90000000 bytes"),
+        ((2**63).to_bytes(8, "little") + b"{}", "its header has 9223372036854775808 bytes"),
+        (pickle.dumps({"weights": [1.0]}), "its header has "),
+        (b"PK\x03\x04" + bytes(100), "its header has "),
+        (header(b'{"a": {}, "a": {}}'), "a key stands twice"),
+        (header(b"[" * 100_000), "nested too deeply"),
+        (header(b"[]"), "not an object"),
+        (header(b'{"a": 1e999}'), "1e999 is too large"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_headers_are_looked_at_before_the_library_does(
+    tmp_path: Path, data: bytes, reason: str
+) -> None:
+    folder = bare(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(data)
+    line = refusal(folder)
+    assert line.startswith(f"{folder}/model.safetensors is ")
+    assert reason in line
+
+
+def test_a_million_tensors_are_too_many(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "model")
+    tensor = b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    many = b",".join(tensor % number for number in range(200_000))
+    (folder / "model.safetensors").write_bytes(header(b"{" + many + b"}"))
+    assert "its header has 11488891 bytes" in refusal(folder)
