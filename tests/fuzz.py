@@ -95,7 +95,9 @@ def mutated(dice: random.Random, record: Json) -> Json:
         elif action == 2:
             other, there = dice.choice(places)
             container[key] = json.loads(json.dumps(other[there]))
-        elif action == 3 and isinstance(container[key], int | float):
+        elif (
+            action == 3 and isinstance(container[key], int | float) and abs(container[key]) < 2**64
+        ):
             container[key] = container[key] + dice.choice([-1, 1, 1000, -(10**6), 0.5])
         else:
             container[key] = value(dice)
