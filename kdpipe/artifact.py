@@ -161,7 +161,7 @@ def is_current(
         return False
     if any(_size(folder / file.name) != file.bytes for file in manifest.files):
         return False
-    return not verify or all(_has_digest(folder, file) for file in manifest.files)
+    return not verify or all(_digest(folder, file) == file.digest for file in manifest.files)
 
 
 def refuse_stale(
@@ -190,11 +190,14 @@ def check(folder: Path, file: Part, remedy: str) -> Path:
     path = folder / file.name
     if _is_elsewhere(folder, file):
         raise ArtifactError(f"{path} is a link to another file: put the file itself there")
-    if _size(path) != file.bytes:
+    same_size = _size(path) == file.bytes
+    # Between the two its writer may take it away.
+    found = _digest(folder, file) if same_size else None
+    if found is None:
         raise ArtifactError(
             f"{path} is missing or cut short ({file.bytes} bytes expected): {remedy}"
         )
-    if not _has_digest(folder, file):
+    if found != file.digest:
         raise ArtifactError(f"{path} is damaged (digest differs from the manifest): {remedy}")
     return path
 
@@ -227,8 +230,12 @@ def _differences(made: Any, wanted: Any, at: str = "") -> Iterator[str]:
         yield f"{at}: {was} when it was made, {now} now"
 
 
-def _has_digest(folder: Path, file: Part) -> bool:
-    return io.digest_file(folder / file.name, file.digest.partition(":")[0]) == file.digest
+def _digest(folder: Path, file: Part) -> str | None:
+    """Of the bytes that are there; None without a file."""
+    try:
+        return io.digest_file(folder / file.name, file.digest.partition(":")[0])
+    except FileNotFoundError:
+        return None
 
 
 def _size(path: Path) -> int:

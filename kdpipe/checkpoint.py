@@ -57,7 +57,6 @@ def steps_between(spec: TrainSpec, total: int) -> int:
 def save(folder: Path, run: Training, log: dict[str, Any]) -> None:
     """Write a checkpoint of `run` and its log, then drop all but the newest ones."""
     target = folder / f"step-{run.progress.step:08d}"
-    io.remove(target)
     io.make_folder(target)
     parts = {"weights": run.modules.state_dict(), "optimizer": memory_of(run.optimizer)}
     if run.best:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from kdpipe import artifact, io
+from kdpipe import artifact
 from kdpipe.blocks import Block, read_block
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
@@ -264,7 +264,11 @@ def tokens_digest(
     if spelling is not None:
         rest = ([] if array is None else array for array in (second_at, original))
         arrays = [ids, lengths, *rest, spelling.reshape(-1)]
-    return io.digest_arrays([np.ascontiguousarray(array, "<i8") for array in arrays])
+    state = hashlib.sha256()
+    for array in arrays:
+        state.update(len(array).to_bytes(8, "little"))
+        state.update(np.ascontiguousarray(array, "<i8").data)
+    return state.hexdigest()
 
 
 def _check(block: Block, told: BlockFacts, longest: int) -> None:

@@ -91,6 +91,8 @@ def explain(error: BaseException) -> KdpipeError | None:
         return StorageError(f"the disk reports an I/O error at {where}: {_KEPT}")
     if number in _NO_FILE:
         return ArtifactError(f"{where} cannot be read ({os.strerror(number)}): put a file there")
+    if number == errno.ENOTEMPTY:
+        return LockedError(f"another process writes in {where}: wait for it to end, or stop it")
     if isinstance(error, FileNotFoundError):
         return ArtifactError(f"{where} does not exist: check the path, or run the stage before")
     if out_of_memory(error):

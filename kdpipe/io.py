@@ -22,13 +22,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from kdpipe.errors import LockedError
 
 TEMPORARY = ".tmp-"
+_OURS = f"{TEMPORARY}{hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()}-"
+"""Temporary names of this machine."""
 _CHUNK = 1 << 22
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 """Of a file system that cannot make one, or not this one."""
@@ -57,15 +57,6 @@ def digest_file(path: Path, algorithm: str = "xxh3_128") -> str:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     return f"{algorithm}:{state.hexdigest()}"
-
-
-def digest_arrays(arrays: list[npt.NDArray[np.int64]]) -> str:
-    """sha256 of arrays one after the other, each with its length before it, as hex."""
-    state = hashlib.sha256()
-    for array in arrays:
-        state.update(len(array).to_bytes(8, "little"))
-        state.update(array.data)
-    return state.hexdigest()
 
 
 def make_folder(path: Path) -> None:
@@ -141,11 +132,8 @@ def forget(path: Path) -> None:
 
 
 def prune(folder: Path, keep: set[str]) -> None:
-    """Remove everything directly in `folder` whose name is not in `keep`, and `sweep` the rest.
-
-    What living processes of this machine have under temporary names stays: where locks do not
-    work there may be another writer.
-    """
+    """Remove everything directly in `folder` whose name is not in `keep`, and `sweep` the rest."""
+    # Where locks do not work there may be another writer.
     for path in folder.iterdir():
         if path.name not in keep and not _is_being_written(path):
             remove(path)
@@ -155,9 +143,8 @@ def prune(folder: Path, keep: set[str]) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed runs of this machine left under temporary names, also in subfolders."""
-    for path in folder.rglob(f"{TEMPORARY}{_host()}-*"):
-        if not _is_being_written(path):
-            remove(path)
+    for path in (found for found in folder.rglob(f"{_OURS}*") if not _is_being_written(found)):
+        remove(path)
 
 
 @contextlib.contextmanager
@@ -178,9 +165,9 @@ def lock(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
                 " stop it"
             ) from None
         since = time.strftime("%Y-%m-%d %H:%M:%S")
+        told = f"{os.getpid()} on {platform.node()} since {since}\n"
         with _about(path):
-            os.ftruncate(descriptor, 0)
-            told = f"{os.getpid()} on {platform.node()} since {since}\n"
+            # Only the first line counts: what an earlier owner wrote may stand behind it.
             os.pwrite(descriptor, told.encode(), 0)
         yield
     finally:
@@ -191,11 +178,15 @@ def lock(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def _temporary(path: Path, size: int | None = None) -> Iterator[Path]:
     """A name for what becomes `path`, of `size` bytes; nothing is left there when it fails."""
-    temporary = path.parent / f"{TEMPORARY}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
+    temporary = path.parent / f"{_OURS}{os.getpid()}-{uuid.uuid4().hex[:16]}"
     try:
         with _about(path, temporary, size):
             yield temporary
             remove(temporary)
+    except FileNotFoundError:
+        raise LockedError(
+            f"{path.parent} was taken away by another process: wait for it to end, or stop it"
+        ) from None
     except BaseException:
         # What went wrong first is what is told.
         with contextlib.suppress(OSError):
@@ -215,16 +206,14 @@ def _about(path: Path, temporary: Path | None = None, size: int | None = None) -
         raise
 
 
-def _host() -> str:
-    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
-
-
 def _owner(descriptor: int) -> str:
     """Who holds a lock, as it says itself a moment after it has it."""
     for _ in range(20):
-        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-        process = owner.partition(" ")[0]
-        if process.isdecimal() and _is_alive(int(process)):
+        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").partition("\n")[0]
+        process, _, place = owner.partition(" on ")
+        # A dead owner's words stand there until the new one's do.
+        here = place.startswith(f"{platform.node()} ")
+        if here and process.isdecimal() and _is_alive(int(process)):
             break
         time.sleep(0.05)
     return owner or "unknown"
@@ -232,18 +221,15 @@ def _owner(descriptor: int) -> str:
 
 def _is_being_written(path: Path) -> bool:
     """Whether it is a temporary file of a process of this machine that is alive."""
-    start = f"{TEMPORARY}{_host()}-"
-    process = path.name.removeprefix(start).partition("-")[0]
-    return path.name.startswith(start) and process.isdecimal() and _is_alive(int(process))
+    host, _, process = path.name.rpartition("-")[0].rpartition("-")
+    return f"{host}-" == _OURS and process.isdecimal() and _is_alive(int(process))
 
 
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return error.errno == errno.EPERM
     return True
 
 

@@ -94,5 +94,6 @@ def predict(
             found = predict.records(subject, rows)
         lines = list(found)
         data, count = b"".join(lines), len(lines)
+    io.make_folder(output.parent)
     io.write_file(output, data)
     say(f"{output}: {count:,} rows")

@@ -97,9 +97,6 @@ class Disk:
         else:
             self._call("close", path, lambda: os.close(descriptor))
 
-    def ftruncate(self, descriptor: int, size: int) -> None:
-        self._call("ftruncate", self._open[descriptor][0], lambda: os.ftruncate(descriptor, size))
-
     def pwrite(self, descriptor: int, data: bytes, place: int) -> int:
         path = self._open[descriptor][0]
         count: int = self._call("pwrite", path, lambda: os.pwrite(descriptor, data, place))
@@ -151,7 +148,7 @@ class Disk:
         if name == "close":
             act()  # Linux has closed it all the same
         number = getattr(errno, fault.what)
-        if name in {"write", "fsync", "close", "ftruncate", "pwrite"}:
+        if name in {"write", "fsync", "close", "pwrite"}:
             raise OSError(number, os.strerror(number))
         raise OSError(number, os.strerror(number), source or path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import re
 import resource
@@ -19,6 +18,7 @@ import pytest
 from kdpipe import cli
 from tests import ends
 from tests.ends import Capture, command, edit, fails, only_line
+from tests.trials import FORKS, PRELOAD
 
 MANIFESTS = {
     "tokenize": Path("artifacts/corpora/text/manifest.json"),
@@ -31,7 +31,6 @@ RUNNING = {
 }
 STOPPED = "interrupted: what was finished is kept, the same command continues"
 SKIPPED = 77
-FORKS = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def run_as_nobody(words: list[str]) -> None:
 
 def begin(words: list[str], target: Callable[[list[str]], None] = run_words) -> ForkServerProcess:
     """Start the program in a process that has torch imported already."""
-    FORKS.set_forkserver_preload(["kdpipe.train", "kdpipe.teacher", "kdpipe.tokenizer"])
+    FORKS.set_forkserver_preload(PRELOAD)
     process = FORKS.Process(target=target, args=(words,))
     process.start()
     return process
@@ -132,8 +131,8 @@ def test_full_disk(here: Path, capsys: Capture, stage: str, name: str) -> None:
     with disk_of(2000):
         line = fails(capsys, [stage, "pipeline.yaml"], 5)
     assert re.fullmatch(
-        rf"no space left while writing {name} \([\d,]+ bytes\): free some and rerun;"
-        " what was finished is kept, the same command continues",
+        rf"no space left while writing {name} \([\d,]+ bytes\): free some and rerun; what was"
+        " finished is kept, the same command continues",
         line,
     ), line
     assert not MANIFESTS[stage].exists()

@@ -14,7 +14,17 @@ import pytest
 
 from tests.conftest import Figure
 from tests.disk import Fault
-from tests.trials import NAMES, STAGES, Scenario, begin, differences, end, points, run
+from tests.trials import (
+    NAMES,
+    STAGES,
+    Scenario,
+    begin,
+    differences,
+    end,
+    points,
+    run,
+    wait_until_it_runs,
+)
 
 FEW, FEWER = 12, 6
 """Points of a stage, and of a stage that runs again after something has changed."""
@@ -59,6 +69,7 @@ def die(scenario: Scenario, folder: Path, fault: Fault) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.timeout(3600)
 def test_killed_before_or_after_any_call(
     scenarios: dict[str, Scenario], spot: Path, name: str, long: bool, figure: Figure
 ) -> None:
@@ -73,6 +84,7 @@ def test_killed_before_or_after_any_call(
     figure(f"{name}: killed at {len(chosen):,} of {2 * calls:,} points, all went on")
 
 
+@pytest.mark.timeout(3600)
 def test_killed_again_as_it_goes_on(
     scenarios: dict[str, Scenario], spot: Path, long: bool, figure: Figure
 ) -> None:
@@ -92,7 +104,7 @@ def test_killed_again_as_it_goes_on(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("number", TIMES)
 def test_signal_at_any_time(
     scenarios: dict[str, Scenario], spot: Path, number: signal.Signals, figure: Figure
@@ -107,6 +119,7 @@ def test_signal_at_any_time(
         for trial in range(TIMES[number]):
             folder, wait = scenario.again(spot / "here"), draw.uniform(0, lasts)
             process = begin(scenario.words, folder)
+            wait_until_it_runs(process, folder)
             time.sleep(wait)
             os.kill(process.pid or 0, number)
             sent = time.monotonic()

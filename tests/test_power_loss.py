@@ -16,7 +16,7 @@ from tests.power_cut import Cut
 from tests.trials import NAMES, Scenario, differences, run
 
 STATES, FEW_STATES = 2000, 150
-RERUNS, FEW_RERUNS = 100, 3
+RERUNS, FEW_RERUNS = 50, 3
 KINDS = {
     "texts": "kdpipe.texts",
     "corpora": "kdpipe.corpus",
@@ -28,19 +28,15 @@ KINDS = {
 def known(scenario: Scenario) -> dict[str, set[bytes]]:
     """All that a path ever was when something had its name, but for temporary ones."""
     cut, found = Cut(scenario.before), dict[str, set[bytes]]()
-    log = scenario.record.log
-    cut.play(log)
+    cut.play(scenario.record.log)
     for path in scenario.before.rglob("*"):
         if path.is_file():
             found[path.relative_to(scenario.before).as_posix()] = {path.read_bytes()}
-    for operation, *about in log:
+    for operation, *about in scenario.record.log:
         if operation == "names":
-            folder: str
-            change: dict[str, int | str | None]
-            folder, change = about  # type: ignore[assignment]
-            for name, key in change.items():
+            for name, key in about[1].items():
                 if isinstance(key, int):
-                    found.setdefault(f"{folder}/{name}", set()).add(cut.content(key))
+                    found.setdefault(f"{about[0]}/{name}", set()).add(cut.content(key))
     return found
 
 
@@ -84,7 +80,7 @@ def _was_so(path: Path, folder: Path, scenario: Scenario) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_power_cut(
     scenarios: dict[str, Scenario], spot: Path, name: str, long: bool, figure: Figure
 ) -> None:
@@ -100,7 +96,7 @@ def test_power_cut(
         about = f"{name}, state {number}, after {place} of {len(log)} operations, {how}"
         for path, key in cut.done.items():
             there = folder / path
-            assert there.is_file(), f"{about}: {path}"
+            assert there.is_file(), f"{about}: {path} is lost"
             assert there.read_bytes() == cut.content(key), f"{about}: {path}"
         acknowledged += len(cut.done)
         assert not wrong(folder, scenario, whole), about

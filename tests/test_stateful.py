@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
     def collect(self) -> None:
         """A run was killed in the middle of a write, and the next one sweeps."""
         io.make_folder(self.store.root)
-        (self.store.root / f"{io.TEMPORARY}{io._host()}-999999999-x").write_bytes(b"half")
+        (self.store.root / f"{io._OURS}999999999-x").write_bytes(b"half")
         io.sweep(self.store.root)
         assert not [*self.root.rglob(f"{io.TEMPORARY}*")]
 

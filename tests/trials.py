@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from tests.disk import Disk, Fault
 from tests.pieces import sentences, write_text
@@ -75,7 +76,7 @@ class Record:
     """How a run went, as it tells itself; there is none where it was killed."""
 
     calls: list[str]
-    log: list[tuple[object, ...]]
+    log: list[tuple[Any, ...]]
 
 
 @dataclass
@@ -99,9 +100,13 @@ def begin(
     FORKS.set_forkserver_preload(PRELOAD)
     process = FORKS.Process(target=_run, args=(words, folder, fault, locks, umask))
     process.start()
-    while not _beside(folder, process.pid or 0, "err").exists() and process.is_alive():
-        time.sleep(0.002)
     return process
+
+
+def wait_until_it_runs(process: ForkServerProcess, folder: Path) -> None:
+    """Until the program begins."""
+    while not _beside(folder, process.pid or 0, "err").exists() and process.is_alive():
+        time.sleep(0.001)
 
 
 def end(process: ForkServerProcess, folder: Path) -> Ended:
