@@ -2,9 +2,8 @@
 
 A file is written under a temporary name in its own folder, fsynced, given its name, and its folder
 is fsynced: only then is it acknowledged. `write_file` replaces; `publish` never does, so of two
-writers of one content-keyed file the first wins. What dead runs left under temporary names is
-swept by the next one. Every change goes through a function of `os`, so that tests can stand in for
-the disk: record it, fail, or die at any point.
+writers of one content-keyed file the first wins. What dead runs left is swept by the next one.
+Every change goes through a function of `os`, so that tests can stand in for the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from kdpipe.errors import LockedError
 
 TEMPORARY = ".tmp-"
 _OURS = f"{TEMPORARY}{hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()}-"
-"""Temporary names of this machine."""
 _CHUNK = 1 << 22
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 """Of a file system that cannot make one, or not this one."""
@@ -36,8 +34,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EML
 
 def canonical(value: Any) -> bytes:
     """The one JSON form of a value: sorted keys, no blanks, no NaN; raises on anything not JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def identity(value: Any) -> str:
@@ -164,8 +161,7 @@ def lock(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
                 f"{what} is being written by process {_owner(descriptor)}: wait for it to end, or"
                 " stop it"
             ) from None
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        told = f"{os.getpid()} on {platform.node()} since {since}\n"
+        told = f"{os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
         with _about(path):
             # Only the first line counts: what an earlier owner wrote may stand behind it.
             os.pwrite(descriptor, told.encode(), 0)

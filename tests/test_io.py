@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from kdpipe import io
-from kdpipe.errors import LockedError
+from kdpipe.errors import LockedError, explain
 
 
 def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -108,3 +109,35 @@ def test_digests(tmp_path):
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
     assert io.digest_file(tmp_path / "a") == io.digest_bytes(b"abc")
+
+
+def test_a_folder_that_another_process_took_away(tmp_path):
+    gone = tmp_path / "gone"
+    message = f"{gone} was taken away by another process: wait for it to end, or stop it"
+    for change in (io.write_file, io.publish):
+        with pytest.raises(LockedError) as caught:
+            change(gone / "a", b"")
+        assert str(caught.value) == message
+    with pytest.raises(LockedError, match="was taken away"):
+        io.place(tmp_path / "none", tmp_path / "a")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_folder_into_which_another_process_writes():
+    error = OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), "runs/a")
+    known = explain(error)
+    assert isinstance(known, LockedError)
+    assert str(known) == "another process writes in runs/a: wait for it to end, or stop it"
+
+
+def test_prune_spares_what_another_process_is_writing(tmp_path):
+    for name in ("kept", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(b"")
+    with io._temporary(tmp_path / "kept" / "b") as inner, io._temporary(tmp_path / "c") as outer:
+        inner.write_bytes(b"")
+        outer.write_bytes(b"")
+        io.prune(tmp_path, {"kept"})
+        assert inner.exists()
+        assert outer.exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "kept"]
