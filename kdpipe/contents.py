@@ -156,7 +156,7 @@ def _corpus(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
             if (damage := check(part)) is not None:
                 raise ArtifactError(damage)
             rows = blocks.read_block(folder / part.name, facts.vocabulary)
-            block.check_numbers(rows)
+            block.check(rows, by_words=facts.by_words)
         except ArtifactError as error:
             whole = False
             yield str(error)

@@ -47,8 +47,10 @@ class BlockFacts(Frozen):
     tokens_digest: str
     """sha256 of the token ids and lengths: what a teacher's answer depends on."""
 
-    def check_numbers(self, rows: Block) -> None:
+    def check(self, rows: Block, *, by_words: bool) -> None:
         """Refuse other rows of the corpus than these should be; raises ValueError."""
+        if by_words and rows.words is None:
+            raise ValueError("no words, which its tokens should be")
         if (rows.numbers != np.arange(len(rows.numbers)) + self.first_row).any():
             raise ValueError(f"other row numbers than {self.first_row} and on")
 
@@ -162,6 +164,7 @@ class Corpus:
         told = self.facts.blocks[index]
         try:
             found = read_block(path, self.facts.vocabulary)
+            told.check(found, by_words=self.facts.by_words)
             _check(found, told, self.facts.longest)
         except ValueError as error:
             reason = str(error).splitlines()[0]
@@ -273,7 +276,6 @@ def tokens_digest(
 
 def _check(block: Block, told: BlockFacts, longest: int) -> None:
     """Refuse other counts than the manifest tells; raises ValueError."""
-    told.check_numbers(block)
     found = {"rows": len(block.held_out), "tokens": len(block.ids)}
     found["masked"] = int(block.starts_of(MASKED_LOGITS)[-1])
     for name, count in found.items():

@@ -111,8 +111,9 @@ def _input(manifest: Manifest, name: str) -> str:
     known = manifest.spec.get(name) if short != value else None
     listed = manifest.spec.get({"source": "sources", "validation_source": kind + "s"}.get(kind, ""))
     if isinstance(listed, list) and number.isdecimal() and int(number) < len(listed):
-        source = listed[int(number)]
-        known = ", ".join(source.get("files", ())) or source.get("kind")
+        source = _mapping(listed[int(number)])
+        files = source.get("files")
+        known = ", ".join(map(str, files)) if isinstance(files, list) else source.get("kind")
     return f"{name} ({known}) {short}" if isinstance(known, str) else f"{name} {short}"
 
 
@@ -162,7 +163,7 @@ def _corpus(folder: Path, manifest: Manifest, digest: str) -> Page:
     if facts.masked:
         pairs.append(("masked", f"{facts.masked:,} tokens"))
     try:
-        labels = _labels(Corpus(folder, manifest, digest, facts))
+        labels = _labels(corpus.open_corpus(folder))
     except ArtifactError as error:
         labels = [("damage", str(error))]
     return Page([*pairs, *labels])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file, save
 
-from kdpipe import io
+from kdpipe import inspection, io, records
 from kdpipe.blocks import encode_block, read_table
 from kdpipe.corpus import tokens_digest
+from kdpipe.errors import KdpipeError
 from tests import ends
+from tests.conftest import Figure
 from tests.sealed import (
+    ALL,
     CACHE,
     CORPUS,
     STUDENT,
@@ -91,6 +95,12 @@ def test_a_forged_block(here: Path, change: Any, line: str) -> None:
         # A block is called by its digest.
         name = f"block-{io.digest_file(path)[9:25]}.arrow"
         assert f"{path}: name is {name}, the manifest says {path.name}: {TOKENIZE}" in lines
+
+
+def test_a_corpus_by_words_that_has_none(here: Path) -> None:
+    seal(CORPUS, lambda record: record["facts"].update(by_words=True))
+    wrong = "is not a corpus block (no words, which its tokens should be)"
+    assert f"{first(CORPUS)} {wrong}: {TOKENIZE}" in alone(CORPUS)
 
 
 def test_a_block_of_other_columns(here: Path) -> None:
@@ -231,3 +241,37 @@ def test_forged_students_and_texts(here: Path) -> None:
     write(path, b"".join([lines[0], b"{\n", *lines[2:]]))
     seal(TEXTS)
     assert alone(TEXTS) == [f"{path}:2 is not JSON: {TEXT}"]
+
+
+WEIRD = [None, True, -1, 0, 10**12, 1.5, "", "x", "0" * 64, "../x", [], {}, [[]], {"a": 1}]
+
+
+def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place of a record: what holds it, and its key there."""
+    for key in [*value] if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from leaves(value[key])
+
+
+def test_whatever_a_sealed_manifest_says_there_is_no_traceback(
+    here: Path, long: bool, figure: Figure
+) -> None:
+    seed = 11
+    draw, trials = random.Random(seed), 4000 if long else 120
+    for trial in range(trials):
+        folder = draw.choice(ALL)
+        path = folder / "manifest.json"
+        before, record = path.read_bytes(), record_of(folder)
+        place, key = draw.choice([*leaves(record)])
+        place[key] = value = draw.choice(WEIRD)
+        write(path, records.seal(json.dumps(record).encode()))
+        for look in (found, inspection.inspect):
+            try:
+                look(folder)
+            except KdpipeError:
+                continue
+            except Exception as error:
+                raise AssertionError((seed, trial, folder, key, value)) from error
+        write(path, before)
+    figure(f"{trials} wrong values in sealed manifests, no traceback")
