@@ -242,14 +242,14 @@ def _question(
         values = storage.decode({key: kept[key] for key in kept.keys() & {"values", "scale"}})
         norms.append(torch.linalg.vector_norm(values[~spoilt], dim=-1))
     size = sum({part.name: part.bytes for part in parts}.values())
-    of = torch.cat(norms)
+    of = torch.cat([torch.empty(0), *norms])
     shown = (
         [f"{float(one):.4g}" for one in (of.mean(), of.min(), of.max())] if len(of) else ["-"] * 3
     )
     return (
         question.name.removesuffix(f".{question.storage}"),
         f"{sum(shape[0] for shape in shapes):,}",
-        f"{max(shape[1] for shape in shapes):,}",
+        f"{max((shape[1] for shape in shapes), default=0):,}",
         question.storage,
         f"{size:,}",
         *shown,

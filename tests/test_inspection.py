@@ -156,6 +156,12 @@ def test_damage_is_a_line_and_no_end(here: Path) -> None:
     assert told(STUDENT)["damage"].startswith(f"{STUDENT}/model.safetensors cannot be read (")
 
 
+def test_a_cache_without_blocks(here: Path) -> None:
+    seal(CACHE, lambda record: record.update(files=[]))
+    rows = inspection.inspect(CACHE).rows
+    assert [[*row[1:3], *row[4:]] for row in rows] == [["0", "0", "0", "-", "-", "-", "0", "0"]] * 2
+
+
 def test_a_student(here: Path) -> None:
     manifest, digest = read_manifest(STUDENT)
     weights = read_safetensors(STUDENT / "model.safetensors")[0]
