@@ -102,6 +102,8 @@ def open_any(folder: Path, remedy: str) -> tuple[Manifest, str]:
 
 def _open(folder: Path, kind: str | None, remedy: str) -> tuple[Manifest, str]:
     path = folder / MANIFEST
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link to another file: put the file itself there")
     try:
         data = records.read_regular(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):

@@ -49,7 +49,7 @@ def kind_of(config: PreTrainedConfig) -> HeadKind | None:
     """The head that a model folder says it has."""
     for name in config.architectures or []:
         for end, kind in _ENDS.items():
-            if name.endswith(end):
+            if str(name).endswith(end):
                 return kind
     return None
 

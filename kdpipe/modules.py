@@ -119,7 +119,10 @@ def own_limit(folder: Path) -> int:
     if stated is None:
         stated = read_json(transformer / "tokenizer_config.json").get("model_max_length")
     positions = position_limit(folder)
-    return min(stated, positions) if isinstance(stated, int) else positions
+    limit = min(stated, positions) if isinstance(stated, int) else positions
+    if limit < 1:
+        raise ArtifactError(f"{folder} is meant for rows of {limit} tokens: mend max_seq_length")
+    return limit
 
 
 def position_limit(folder: Path) -> int:
@@ -132,7 +135,7 @@ def positions_for_text(config: dict[str, Any]) -> int:
     positions = config.get("max_position_embeddings") or 512
     if not isinstance(positions, int):
         raise ArtifactError(f"max_position_embeddings is {positions!r}, which is no number")
-    if config.get("model_type") in _POSITIONS_BEFORE_TEXT:
+    if str(config.get("model_type")) in _POSITIONS_BEFORE_TEXT:
         return positions - int(config.get("pad_token_id", 1)) - 1
     return positions
 

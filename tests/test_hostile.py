@@ -17,6 +17,7 @@ import pytest
 
 from kdpipe import checkpoint, job, records
 from kdpipe.artifact import MANIFEST
+from kdpipe.errors import ArtifactError
 from kdpipe.hub import find_model
 from kdpipe.load import load_encoder
 from kdpipe.modules import head_of, own_limit, transformer_folder
@@ -237,7 +238,8 @@ def odd_files(project: Project, dice: random.Random) -> Iterator[Act]:
     files += [path for name in ("teacher", "judge") for path in Path(name).glob("*.*")]
     path = dice.choice([*sorted(files), FILE])
     with kept(path):
-        fuzz.odd_file(dice, path, Path("../outside"))
+        # The pipeline file is what a user names: it may be a link.
+        fuzz.odd_file(dice, path, Path("inside" if path == FILE else "../outside"))
 
         def act() -> None:
             if path == FILE:
@@ -350,3 +352,30 @@ def test_states_of_checkpoints(project: Project, figure: Figure, long: bool) -> 
     outcomes = run_all(seeds, attempt, Path.cwd())
     assert not (wrong := told(outcomes, "states")), wrong
     figure(f"{len(seeds):,} hostile states of checkpoints: none does harm")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("sentence_bert_config.json", "max_seq_length", -(2**63)),
+        ("sentence_bert_config.json", "max_seq_length", 0),
+        ("config.json", "model_type", ["bert"]),
+        ("config.json", "model_type", {}),
+        ("config.json", "architectures", [1.5]),
+        ("config.json", "architectures", [{}]),
+    ],
+)
+def test_what_was_found_stays_mended(project: Project, file: str, key: str, value: object) -> None:
+    path = Path("teacher", file)
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {key: value}))
+    Path("teacher/modules.json").rename("teacher/no-modules")
+    with contextlib.suppress(ArtifactError):
+        use_model("teacher")
+
+
+def test_a_manifest_is_no_link(project: Project) -> None:
+    path = project.corpus_folder("text") / MANIFEST
+    path.rename("elsewhere")
+    path.symlink_to(Path("elsewhere").absolute())
+    with pytest.raises(ArtifactError, match="is a link to another file"):
+        project.corpus("text")
