@@ -35,7 +35,7 @@ class State(Frozen):
     """What `state.json` says."""
 
     progress: Progress
-    scaler: dict[str, float]
+    scaler: dict[str, int | float]
     """Of fp16's loss; empty in other number types."""
     log: dict[str, Any]
     digests: dict[Part, str]

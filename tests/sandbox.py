@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdpipe import cli
 
 SECONDS, MEGABYTES = 5.0, 512
@@ -89,6 +91,9 @@ def _limit() -> None:
     most = used + (1536 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Threads of the parent are not here: whoever waited for them would wait for ever.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
     faulthandler.disable()
     # What the parent catches would be its answer here.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
