@@ -60,7 +60,7 @@ class Manifest(Frozen):
     files: tuple[Part, ...]
 
 
-VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 3, "kdpipe.student": 2, "kdpipe.texts": 2}
+VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 4, "kdpipe.student": 2, "kdpipe.texts": 2}
 
 
 def part(folder: Path, name: str, algorithm: str = "xxh3_128") -> Part:

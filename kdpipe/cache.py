@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, model_validator
+from safetensors import safe_open
 from torch import Tensor
 
-from kdpipe import artifact, records, storage
+from kdpipe import artifact, storage
 from kdpipe.activations import Activations, Dims
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus, CorpusFacts
@@ -24,11 +25,10 @@ from kdpipe.errors import ArtifactError
 from kdpipe.parts import Needs, Part, Problem
 from kdpipe.store import key_of
 from kdpipe.targets import Question
+from kdpipe.tensor_files import header, listed, shard_kinds
 
 KIND = "kdpipe.cache"
 REMEDY = "run 'kdpipe cache-teacher'"
-_HEADER = 1 << 16
-"""The most bytes that a shard says of its tensors."""
 
 
 class Difference(Frozen):
@@ -64,11 +64,17 @@ class CacheFacts(Frozen):
     """Whether its attention also depends on positions that queries and keys do not show."""
     vocabulary: int = 0
     """Logits of a token, where the teacher is a masked language model."""
-    modules: dict[str, int] = {}
-    """Widths of what its modules give, of those that were asked for."""
     rows: int
-    questions: tuple[Question, ...]
+    questions: tuple[Question, ...] = Field(min_length=1)
     """The files of the manifest are, block by block, the answers to these in their order."""
+    widths: dict[str, int]
+    """By the name of a question, how many numbers a vector of its answers has."""
+
+    @model_validator(mode="after")
+    def _one_width_each(self) -> CacheFacts:
+        if self.widths.keys() != {question.name for question in self.questions}:
+            raise ValueError("widths of other questions than there are")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,7 @@ class Cache:
             classes=facts.classes,
             problem=facts.problem,
             relative=facts.relative,
+            words=self._widths.get(Part("hidden", 0)),
             vocabulary=facts.vocabulary,
             masked=max(
                 (part for part in self.provides if part.top_k is not None),
@@ -108,12 +115,18 @@ class Cache:
         )
 
     def _module_width(self, name: str) -> int:
-        if name not in self.facts.modules:
+        part = Part("module", module=name)
+        if part not in self._widths:
             raise ArtifactError(
                 f"{self.folder} lacks module {name}: add it to a target of kind: modules and"
                 f" {REMEDY}"
             )
-        return self.facts.modules[name]
+        return self._widths[part]
+
+    @functools.cached_property
+    def _widths(self) -> dict[Part, int]:
+        widths = self.facts.widths
+        return {question.what: widths[question.name] for question in self.facts.questions}
 
     def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:
         """What the teacher said about `rows`, in their order; values are fp32 on the CPU."""
@@ -143,37 +156,14 @@ class Cache:
         file = self.manifest.files[index * len(self.facts.questions) + number]
         path = artifact.check(self.folder, file, f"{REMEDY} with --verify, which computes it again")
         vectors = int(self.corpus.block(index).starts_of(question.what)[-1])
-        wanted = storage.layout(question, vectors, self._width(question))
-        header = records.read_header(path, _HEADER)
-        found = {
-            name: (tensor.get("dtype"), tensor.get("shape"))
-            for name, tensor in header.items()
-            if isinstance(tensor, dict)
-        }
+        wanted = shard_kinds(question, vectors, self.facts.widths[question.name])
+        found = header(path, f"{REMEDY} with --verify")
         if found != wanted:
             raise ArtifactError(
-                f"{path} has {_shapes(found)}, expected {_shapes(wanted)}: {REMEDY} with --verify"
+                f"{path} has {listed(found)}, expected {listed(wanted)}: {REMEDY} with --verify"
             )
-        try:
-            with safe_open(path, framework="pt") as shard:
-                return {name: shard.get_tensor(name) for name in wanted}
-        except SafetensorError as error:
-            raise ArtifactError(
-                f"{path} cannot be read ({error}): {REMEDY} with --verify"
-            ) from None
-
-    def _width(self, question: Question) -> int:
-        """Numbers of one vector, or of the largest logits of one."""
-        facts = self.facts
-        if question.top_k is not None:
-            return min(question.top_k, facts.vocabulary or question.top_k)
-        if question.module is not None:
-            return self._module_width(question.module)
-        if question.part == "embedding":
-            return facts.embedding_width
-        if question.what.name in {"logits", "token_logits"}:
-            return len(facts.classes)
-        return facts.vocabulary if question.part == "masked_logits" else facts.hidden_width
+        with safe_open(path, framework="pt") as shard:
+            return {name: shard.get_tensor(name) for name in wanted}
 
 
 def whole_question(
@@ -238,11 +228,6 @@ def _refuse_other_answers(
                     f"{folder} has {found} where {wanted} belongs, the answer about rows"
                     f" {block.first_row} to {block.first_row + block.rows - 1}: {remedy}"
                 )
-
-
-def _shapes(tensors: dict[str, tuple[Any, Any]]) -> str:
-    said = (f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(tensors.items()))
-    return ", ".join(said)[:200] or "nothing"
 
 
 def _pair(name: str, cache: Any, corpus: Any) -> str:

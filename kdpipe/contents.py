@@ -15,7 +15,6 @@ from typing import TypeVar, cast
 import numpy as np
 
 from kdpipe import artifact, blocks, corpus
-from kdpipe.activations import Dims
 from kdpipe.artifact import Manifest
 from kdpipe.augment import write
 from kdpipe.augment.write import TextFacts
@@ -31,7 +30,7 @@ from kdpipe.masking import UNMASKED
 from kdpipe.pipeline import CacheSpec
 from kdpipe.questions import Asking
 from kdpipe.targets import Question
-from kdpipe.tensor_files import Kind, header, not_finite, shard_kinds
+from kdpipe.tensor_files import Kind, header, listed, not_finite, shard_kinds
 from kdpipe.write_student import CARD
 from kdpipe.write_student import KIND as STUDENT
 
@@ -195,8 +194,6 @@ def _cache(folder: Path, manifest: Manifest, of: Corpus | None, check: Check) ->
     remedy = REMEDY[CACHE]
     try:
         facts = facts_of(CacheFacts, folder, manifest)
-        if not facts.questions:
-            raise ArtifactError(f"{folder / artifact.MANIFEST} has no questions: {remedy}")
         asking = None if of is None else _asking(folder, manifest, facts, of)
     except ArtifactError as error:
         yield str(error)
@@ -216,7 +213,7 @@ def _cache(folder: Path, manifest: Manifest, of: Corpus | None, check: Check) ->
             "number of files": (len(manifest.files), count),
         }
         yield from _differ(folder, pairs, remedy)
-    seen, widths = set[str](), dict[Question, int]()
+    seen = set[str]()
     questions = itertools.cycle(facts.questions)
     for index, (part, question) in enumerate(zip(manifest.files, questions, strict=False)):
         rest = () if blocks is None else blocks[index // len(facts.questions) :]
@@ -231,7 +228,7 @@ def _cache(folder: Path, manifest: Manifest, of: Corpus | None, check: Check) ->
             continue
         seen.add(part.name)
         damage = check(part)
-        yield from [damage] if damage else _shard(path, question, block, facts, widths)
+        yield from [damage] if damage else _shard(path, question, block, facts)
 
 
 def _asking(folder: Path, manifest: Manifest, facts: CacheFacts, of: Corpus) -> Asking:
@@ -246,27 +243,20 @@ def _asking(folder: Path, manifest: Manifest, facts: CacheFacts, of: Corpus) -> 
 
 
 def _shard(
-    path: Path,
-    question: Question,
-    block: BlockFacts | None,
-    facts: CacheFacts,
-    widths: dict[Question, int],
+    path: Path, question: Question, block: BlockFacts | None, facts: CacheFacts
 ) -> Iterator[str]:
-    """Mistakes in a shard; `widths` are those of the shards before, by question."""
     try:
-        found = header(path)
+        found = header(path, REMEDY[CACHE])
     except ArtifactError as error:
-        yield f"{error}: {REMEDY[CACHE]}"
+        yield str(error)
         return
-    shape = found["values"].shape if "values" in found else ()
-    vectors, width = shape if len(shape) == 2 else (0, 0)
-    wanted = shard_kinds(
-        question,
-        vectors_of(question, block) if block is not None else vectors,
-        width_of(question, facts) or widths.setdefault(question, width),
-    )
+    # Without the corpus nobody knows how many vectors there are.
+    vectors = found["values"].shape[0] if found.get("values", Kind("", ())).shape else 0
+    if block is not None:
+        vectors = vectors_of(question, block)
+    wanted = shard_kinds(question, vectors, facts.widths[question.name])
     if found != wanted:
-        yield f"{path} has {_listed(found)} in place of {_listed(wanted)}: {REMEDY[CACHE]}"
+        yield f"{path} has {listed(found)} in place of {listed(wanted)}: {REMEDY[CACHE]}"
     for name, count in not_finite(path):
         yield f"{path}: {count} numbers of {name} are NaN or Inf: {REMEDY[CACHE]}"
 
@@ -275,28 +265,6 @@ def vectors_of(question: Question, block: BlockFacts) -> int:
     """How many vectors answer a question about a block."""
     part = question.what
     return block.masked if part.only_masked else block.tokens if part.per_token else block.rows
-
-
-def width_of(question: Question, facts: CacheFacts) -> int:
-    """How many numbers a vector has; 0 where the facts do not tell."""
-    part = question.what
-    if part.module is not None:
-        return facts.modules.get(part.module, 0)
-    if part.top_k is not None:
-        return min(part.top_k, facts.vocabulary)
-    if (part.name, part.layer) == ("hidden", 0):
-        return 0  # some models have narrower embeddings than layers
-    return Dims(
-        embedding=facts.embedding_width,
-        hidden=facts.hidden_width,
-        layers=facts.layers,
-        classes=facts.classes,
-        vocabulary=facts.vocabulary,
-    ).width(part)
-
-
-def _listed(kinds: dict[str, Kind]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in sorted(kinds.items())) or "nothing"
 
 
 def _student(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
@@ -310,7 +278,7 @@ def _student(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
             if path.name == "kdpipe.json":
                 yield from _story(path, manifest)
             if path.suffix == ".safetensors":
-                header(path)
+                header(path, remedy)
                 for name, count in not_finite(path):
                     yield f"{path}: {count} numbers of {name} are NaN or Inf: {remedy}"
         except ArtifactError as error:

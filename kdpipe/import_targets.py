@@ -62,8 +62,8 @@ def identity_of(spec: CacheSpec, root: Path) -> str:
     return io.identity(said)
 
 
-def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> CacheFacts:
-    """Put what is missing into the store; what the finished cache is.
+def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> None:
+    """Put what is missing into the store.
 
     Raises:
         ArtifactError: a file is damaged, or has not one vector for each row of the corpus.
@@ -88,7 +88,6 @@ def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> 
                 _refuse_non_finite(file, question, kept, item, asking.corpus)
                 store.put(asking.full(item.block, question), kept, {"file": file.file})
                 bar.advance(item.block.rows, note=question.name)
-    return _facts(asking, store)
 
 
 def dims(asking: Importing, root: Path) -> Dims:
@@ -143,9 +142,13 @@ def _refuse_non_finite(
         )
 
 
-def _facts(asking: Importing, store: Store) -> CacheFacts:
-    """What the shards and the section of the pipeline file say."""
-    dims = _dims(asking.spec, {one.what: asking.width(one, store) for one in asking.questions})
+def facts(asking: Importing, store: Store) -> CacheFacts:
+    """What the finished cache is, as the shards and the section of the pipeline file say.
+
+    Raises ArtifactError where a shard cannot be read.
+    """
+    widths = asking.widths(store)
+    dims = _dims(asking.spec, {one.what: widths[one.name] for one in asking.questions})
     return CacheFacts(
         teacher=asking.teacher,
         tokenizer=asking.corpus.facts.tokenizer,
@@ -160,4 +163,5 @@ def _facts(asking: Importing, store: Store) -> CacheFacts:
         relative=dims.relative,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
+        widths=widths,
     )

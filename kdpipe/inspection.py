@@ -42,6 +42,7 @@ _SAMPLE = 8
 _SHOWN = 20
 """Labels that are counted by name."""
 _WIDE = 100
+_DAMAGED = "delete it, then rerun the stage that makes it"
 _NORMS = ("mean norm ", "least ", "largest ", "zero ", "not finite ")
 
 
@@ -259,9 +260,10 @@ def _question(
 
 
 def _values(path: Path) -> Kind:
-    kind = header(path).get("values", Kind("", ()))
+    remedy = f"{cache.REMEDY} with --verify"
+    kind = header(path, remedy).get("values", Kind("", ()))
     if len(kind.shape) != 2:
-        raise ArtifactError(f"{path} has no values [V, D]: {cache.REMEDY} with --verify")
+        raise ArtifactError(f"{path} has no values [V, D]: {remedy}")
     return kind
 
 
@@ -291,7 +293,7 @@ def _files(paths: Sequence[tuple[str, Path]]) -> tuple[Pairs, list[Sequence[str]
     damage, rows = list[tuple[str, str]](), list[Sequence[str]]()
     for name, path in paths:
         try:
-            kinds = header(path)
+            kinds = header(path, _DAMAGED)
         except (ArtifactError, OSError) as error:
             damage.append(("damage", str(error)))
             continue
@@ -345,7 +347,7 @@ def _has(path: Path, digest: str) -> bool:
 
 
 def _tensors(path: Path) -> Page:
-    kinds, bad = header(path), dict(not_finite(path))
+    kinds, bad = header(path, _DAMAGED), dict(not_finite(path))
     numbers = sum(math.prod(kind.shape) for kind in kinds.values())
     return Page(
         [

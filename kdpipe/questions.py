@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import safe_open
-
 from kdpipe.cache import whole_question
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype
@@ -15,6 +13,9 @@ from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import say
 from kdpipe.store import Store
 from kdpipe.targets import Question
+from kdpipe.tensor_files import header
+
+_REMEDY = "run 'kdpipe cache-teacher' with --verify, which computes it again"
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,16 @@ class Asking:
             key=lambda one: (*order(one.what), one.storage),
         )
 
-    def width(self, question: Question, store: Store) -> int:
-        """How many numbers a vector has, told from the answer about the first block."""
-        key = store.key(self.full(self.corpus.facts.blocks[0], question))
-        with safe_open(store.path(key), framework="pt") as shard:
-            return int(shard.get_slice("values").get_shape()[1])
+    def widths(self, store: Store) -> dict[str, int]:
+        """How many numbers a vector has, by the question's name, as the first block's answers say.
+
+        Raises ArtifactError where one of them cannot be read.
+        """
+        first, widths = self.corpus.facts.blocks[0], dict[str, int]()
+        for question in self.questions:
+            path = store.path(store.key(self.full(first, question)))
+            widths[question.name] = header(path, _REMEDY)["values"].shape[1]
+        return widths
 
     def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
         """The whole question, the digest of which names the shard."""

@@ -17,6 +17,7 @@ from kdpipe.errors import ArtifactError
 
 _SEAL = b',\n"sha256": "'
 _MOST = 64 << 20
+_HEADER = 10 << 20
 
 
 def seal(record: bytes) -> bytes:
@@ -84,19 +85,23 @@ def read_regular(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
-def read_header(path: Path, most: int) -> dict[str, Any]:
+def read_header(path: Path, remedy: str) -> dict[str, Any]:
     """What a safetensors file says of its tensors, before the library reads that.
+
+    `remedy` is what to do where it is none.
 
     Raises:
         FileNotFoundError: it is not there.
-        ArtifactError: no regular file, or a header that is no JSON object of at most `most` bytes.
+        ArtifactError: no regular file, or a header that is no JSON object of at most 10 MiB.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ArtifactError(f"{path} is no regular file: delete it and rerun")
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > most:
-            raise ArtifactError(f"{path} is no safetensors file: its header has {size} bytes")
+        if size > _HEADER:
+            raise ArtifactError(
+                f"{path} is no safetensors file (its header has {size} bytes): {remedy}"
+            )
         data = file.read(size)
     return read_object(path, data)
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from kdpipe.masked_logits import unpacked
-from kdpipe.targets import Question, Storage
+from kdpipe.targets import Storage
 
 _FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
 
 
 def encode(values: Tensor, storage: Storage) -> dict[str, Tensor]:
@@ -46,16 +45,6 @@ def decode(kept: dict[str, Tensor]) -> Tensor:
     if "indices" not in kept:
         return values
     return torch.cat([values, kept["indices"].float(), kept["log_normalizer"][:, None]], dim=-1)
-
-
-def layout(ask: Question, vectors: int, width: int) -> dict[str, tuple[str, list[int]]]:
-    """Type and shape of each tensor of a shard, as its header says them."""
-    found = {"values": (_NAMES[ask.storage], [vectors, width])}
-    if ask.storage == "int8":
-        found["scale"] = ("F32", [vectors])
-    if ask.top_k is not None:
-        found |= {"indices": ("I32", [vectors, width]), "log_normalizer": ("F32", [vectors])}
-    return found
 
 
 def not_finite(kept: dict[str, Tensor]) -> Tensor:

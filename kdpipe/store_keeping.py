@@ -216,7 +216,7 @@ def _wrong(store: Store, shard: Shard) -> str | None:
 
 
 def _wrong_tensors(path: Path, question: Question) -> str | None:
-    found = header(path)
+    found = header(path, "drop it")
     shape = found["values"].shape if "values" in found else ()
     vectors, width = shape if len(shape) == 2 else (0, 0)
     if found != shard_kinds(question, vectors, width):

@@ -36,21 +36,15 @@ def answer(
     todo: list[Todo],
     store: Store,
     load: Callable[[], Encoder],
-) -> CacheFacts:
-    """Let the teacher read what is missing; what the finished cache is.
+) -> None:
+    """Let the teacher read what is missing.
 
     Raises:
         UsageError: a target that this teacher does not have.
         NonFiniteError: the teacher gave NaN or Inf, or the storage type overflowed; rows are named.
         ArtifactError: a block of the corpus is damaged.
     """
-    first = asking.corpus.facts.blocks[0].tokens_digest
-    prompt_tokens = asking.corpus.facts.prompt_tokens
-    version = artifact.VERSIONS[cache.KIND]
-    # With its head for masked tokens a teacher tells more of itself than without.
-    head = ["mlm"] if asking.spec.asks_mlm else []
-    told = io.identity([version, asking.teacher, prompt_tokens, asking.dtype, first, *head])
-    probe = store.root / f"teacher-{told[:32]}.json"
+    probe = _probe(asking, store)
     if todo or not probe.is_file():
         encoder = load()
         check(asking, encoder)
@@ -60,20 +54,33 @@ def answer(
         if asking.dtype != "fp32":
             keep_in(encoder, asking.dtype)
         _run(asking, todo, store, encoder)
-    known = records.read_sealed(probe)
+
+
+def facts(asking: Asking, store: Store) -> CacheFacts:
+    """What the finished cache is, once everything has been answered.
+
+    Raises ArtifactError where what is kept of the teacher, or a shard, cannot be read.
+    """
     return CacheFacts(
         teacher=asking.teacher,
         tokenizer=asking.corpus.facts.tokenizer,
         dtype=asking.dtype,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
-        modules={
-            question.module: asking.width(question, store)
-            for question in asking.questions
-            if question.module is not None
-        },
-        **known,
+        widths=asking.widths(store),
+        **records.read_sealed(_probe(asking, store)),
     )
+
+
+def _probe(asking: Asking, store: Store) -> Path:
+    """Where it is kept what `_introduce` says."""
+    first = asking.corpus.facts.blocks[0].tokens_digest
+    prompt_tokens = asking.corpus.facts.prompt_tokens
+    version = artifact.VERSIONS[cache.KIND]
+    # With its head for masked tokens a teacher tells more of itself than without.
+    head = ["mlm"] if asking.spec.asks_mlm else []
+    told = io.identity([version, asking.teacher, prompt_tokens, asking.dtype, first, *head])
+    return store.root / f"teacher-{told[:32]}.json"
 
 
 def check(asking: Asking, encoder: Encoder) -> None:

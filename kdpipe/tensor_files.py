@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from kdpipe import records
 from kdpipe.errors import ArtifactError
 from kdpipe.targets import Question
 
 _TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
+_SHOWN = 200
 
 
 class Kind(NamedTuple):
@@ -28,8 +30,14 @@ class Kind(NamedTuple):
         return f"{self.dtype} {[*self.shape]}"
 
 
-def header(path: Path) -> dict[str, Kind]:
-    """The tensors of a file by name, none of which is read; raises ArtifactError."""
+def header(path: Path, remedy: str) -> dict[str, Kind]:
+    """The tensors of a file by name, none of which is read.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ArtifactError: it cannot be read; `remedy` is what to do then.
+    """
+    records.read_header(path, remedy)
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -37,7 +45,13 @@ def header(path: Path) -> dict[str, Kind]:
                 name: Kind(one.get_dtype(), tuple(one.get_shape())) for name, one in found.items()
             }
     except SafetensorError as error:
-        raise ArtifactError(f"{path} cannot be read ({error})") from None
+        raise ArtifactError(f"{path} cannot be read ({error}): {remedy}") from None
+
+
+def listed(kinds: dict[str, Kind]) -> str:
+    """For people: `scale F32 [12], values I8 [12, 384]`."""
+    said = ", ".join(f"{name} {kind}" for name, kind in sorted(kinds.items()))
+    return said[:_SHOWN] or "nothing"
 
 
 def not_finite(path: Path) -> Iterator[tuple[str, int]]:

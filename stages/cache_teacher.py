@@ -69,7 +69,8 @@ class _Work(NamedTuple):
 
     asking: Asking
     plan: Callable[[list[Todo]], tuple[Dims, str]]
-    answer: Callable[[list[Todo]], CacheFacts]
+    answer: Callable[[list[Todo]], None]
+    facts: Callable[[], CacheFacts]
     did: str
     """In the sentence that tells of the end."""
 
@@ -107,8 +108,9 @@ def _cache(
         with group.lock(store.lock, "the store", shared=True):
             todo = _todo(work.asking, store, group, verify=verify)
             rows = sum(item.block.rows for item in todo)
-            facts = work.answer([*group.mine(todo)])
+            work.answer([*group.mine(todo)])
             group.wait()
+            facts = work.facts()
             if group.leads:
                 teacher.finish(work.asking, facts, store, folder, inputs)
     numerics = "" if spec.teacher is None else f" in {facts.dtype}"
@@ -157,10 +159,13 @@ def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: s
         teacher.check(asking, encoder)
         return encoder.dims, pace(asking, todo, encoder)
 
-    def answer(todo: list[Todo]) -> CacheFacts:
-        return teacher.answer(asking, todo, project.store, load)
+    def answer(todo: list[Todo]) -> None:
+        teacher.answer(asking, todo, project.store, load)
 
-    return _Work(asking, plan, answer, "the teacher read")
+    def facts() -> CacheFacts:
+        return teacher.facts(asking, project.store)
+
+    return _Work(asking, plan, answer, facts, "the teacher read")
 
 
 def _import(project: Project, spec: CacheSpec, corpus: Corpus) -> _Work:
@@ -172,7 +177,10 @@ def _import(project: Project, spec: CacheSpec, corpus: Corpus) -> _Work:
         names = " and ".join(file.file for file in spec.files)
         return import_targets.dims(asking, project.root), f"from {names}"
 
-    def answer(todo: list[Todo]) -> CacheFacts:
-        return import_targets.take_over(asking, todo, project.store, project.root)
+    def answer(todo: list[Todo]) -> None:
+        import_targets.take_over(asking, todo, project.store, project.root)
 
-    return _Work(asking, plan, answer, "the files gave")
+    def facts() -> CacheFacts:
+        return import_targets.facts(asking, project.store)
+
+    return _Work(asking, plan, answer, facts, "the files gave")

@@ -12,7 +12,7 @@ from kdpipe.project import Project
 from kdpipe.questions import Asking, missing
 from kdpipe.store import Store
 from kdpipe.targets import Question
-from kdpipe.teacher import answer, finish
+from kdpipe.teacher import answer, facts, finish
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
 
@@ -96,10 +96,10 @@ def make_cache(
     todo = missing(questions, store)
     spec = project.pipeline.caches[name]
     teacher = project.teacher(spec.teacher, mlm=spec.asks_mlm)
-    facts = answer(questions, todo, store, teacher.load)
+    answer(questions, todo, store, teacher.load)
     inputs = {"meaning": str(versions.CACHE_TEACHER), "corpus": made.digest}
     inputs["teacher"] = questions.teacher
-    finish(questions, facts, store, project.cache_folder(name), inputs)
+    finish(questions, facts(questions, store), store, project.cache_folder(name), inputs)
     return project.cache(name, made), len(todo)
 
 

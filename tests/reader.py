@@ -20,7 +20,7 @@ import xxhash
 Json = dict[str, Any]
 Array = npt.NDArray[Any]
 
-VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 3, "kdpipe.student": 2}
+VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 4, "kdpipe.student": 2}
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "I32": "<i4"}
 
 

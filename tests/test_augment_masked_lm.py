@@ -143,7 +143,7 @@ def test_models_that_cannot_be_used(tmp_path, folder, kind):
         match = {
             "no mask": r"its tokenizer has no mask token: use a model such as BERT$",
             "code": r"config\.json has 'auto_map': the model brings its own code, which is not run",
-            "damaged": r"model.safetensors is no safetensors file: its header has \d+ bytes$",
+            "damaged": r"model.safetensors is no safetensors file \(its header has \d+ bytes\)",
             "nan": r"^the masked language model gives NaN or Inf instead of words: use another",
         }[kind]
     if kind == "no mask":

@@ -114,7 +114,7 @@ def both(project, family, storage):
 
 
 @pytest.mark.parametrize(
-    "family", ["bert", "roberta", "distilbert", "electra", "mpnet", "modernbert"]
+    "family", ["bert", "roberta", "distilbert", "electra", "mobilebert", "mpnet", "modernbert"]
 )
 def test_what_is_read_is_what_was_said(project, family):
     _, live, cached = both(project, family, "fp32")

@@ -192,13 +192,34 @@ def test_forged_shards(here: Path) -> None:
         ("rows", 1, "{0}: rows is {1}, the manifest says {2}: {3}"),
         ("teacher", "f" * 64, "{0}: teacher is {2}, the manifest says {1}: {3}"),
         ("dtype", "bf16", "{0}: dtype is {2}, the manifest says {1}: {3}"),
-        ("questions", [], "{0}/manifest.json has no questions: {3}"),
     ],
 )
 def test_facts_of_a_cache_that_are_not_so(here: Path, key: str, value: Any, line: str) -> None:
     true = record_of(CACHE)["facts"][key]
     seal(CACHE, lambda record: record["facts"].update({key: value}))
     assert found(CACHE)[CACHE][0] == line.format(CACHE, true, value, TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"questions": [], "widths": {}}, "questions, Tuple should have at least 1 item"),
+        ({"widths": {}}, "Value error, widths of other questions than there are"),
+    ],
+)
+def test_facts_that_are_not_those_of_a_cache(here: Path, keys: Any, reason: str) -> None:
+    seal(CACHE, lambda record: record["facts"].update(keys))
+    (line,) = found(CACHE)[CACHE]
+    assert line.startswith(f"{CACHE}/manifest.json has other facts than a kdpipe.cache ({reason}")
+    assert line.endswith(f": {TEACHER}")
+
+
+def test_a_width_that_is_not_that_of_the_shards(here: Path) -> None:
+    (name,) = record_of(CACHE)["facts"]["widths"]
+    seal(CACHE, lambda record: record["facts"]["widths"].update({name: 7}))
+    lines = found(CACHE)[CACHE]
+    assert len(lines) == len({part["name"] for part in record_of(CACHE)["files"]})
+    assert all(", 7]" in line.partition(" in place of ")[2] for line in lines)
 
 
 def test_a_shard_that_is_missing_in_the_list(here: Path) -> None:

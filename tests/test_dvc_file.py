@@ -115,25 +115,25 @@ def _kept(*paths: str) -> list[dict[str, Any]]:
 
 IN_FULL = {
     "tokenize-docs": {
-        "cmd": "kdpipe tokenize --stage-version 1 pipelines/demo.yaml docs",
+        "cmd": "kdpipe tokenize --stage-version 2 pipelines/demo.yaml docs",
         "deps": ["models/minilm", "text/a.txt", "text/b.tsv", "text/pairs.tsv"],
         "params": [{FILE: ["corpora.docs", "teachers.minilm"]}],
         "outs": _kept("artifacts/corpora/docs/manifest.json"),
     },
     "tokenize-raw": {
-        "cmd": "kdpipe tokenize --stage-version 1 pipelines/demo.yaml raw",
+        "cmd": "kdpipe tokenize --stage-version 2 pipelines/demo.yaml raw",
         "deps": ["tokens"],
         "params": [{FILE: ["corpora.raw"]}],
         "outs": _kept("artifacts/corpora/raw/manifest.json"),
     },
     "cache-teacher-docs-big": {
-        "cmd": "kdpipe cache-teacher --stage-version 2 pipelines/demo.yaml docs-big",
+        "cmd": "kdpipe cache-teacher --stage-version 3 pipelines/demo.yaml docs-big",
         "deps": ["artifacts/corpora/docs/manifest.json"],
         "params": [{FILE: ["caches.docs-big", "teachers.big"]}],
         "outs": _kept("artifacts/caches/docs-big/manifest.json"),
     },
     "train-tiny": {
-        "cmd": "kdpipe train --stage-version 1 pipelines/demo.yaml tiny",
+        "cmd": "kdpipe train --stage-version 2 pipelines/demo.yaml tiny",
         "deps": [
             "artifacts/caches/docs-big/manifest.json",
             "artifacts/caches/docs-minilm/manifest.json",
@@ -208,7 +208,7 @@ def test_paths_that_a_shell_or_a_template_would_misread_are_quoted(project: Path
     path = project / "my $HOME ${x}.yaml"
     (project / FILE).rename(path)
     found = dvc.stages(load_pipeline(path), path, project)["tokenize-raw"]
-    assert found["cmd"] == "kdpipe tokenize --stage-version 1 'my $HOME \\${x}.yaml' raw"
+    assert found["cmd"] == "kdpipe tokenize --stage-version 2 'my $HOME \\${x}.yaml' raw"
 
 
 def test_a_pipeline_file_outside_of_the_folder_is_refused(project: Path) -> None:

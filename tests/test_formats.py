@@ -47,20 +47,20 @@ def test_the_chain_of_digests_goes_from_the_text_to_the_student(made: Made) -> N
     files = hashlib.sha256(canonical([[".txt", f"xxh3_128:{read}"]])).hexdigest()
     facts = text["facts"]
     assert text["inputs"] == {
-        "meaning": "1",
+        "meaning": "2",
         "source.0": files,
         "tokenizer": facts["tokenizer"],
         "prompt": facts["prompt"],
         "max_seq_length": str(facts["max_seq_length"]),
     }
     assert cache["inputs"] == {
-        "meaning": "2",
+        "meaning": "3",
         "corpus": text_digest,
         "teacher": cache["facts"]["teacher"],
         "dtype": cache["facts"]["dtype"],
     }
     assert student["inputs"] == {
-        "meaning": "1",
+        "meaning": "2",
         "corpus": text_digest,
         "cache.fp32": cache_digest,
     }
@@ -174,8 +174,7 @@ def test_shards_decode_to_what_the_library_reads(made: Made, storage: str) -> No
             assert not metadata
             assert {*tensors} == ({"values", "scale"} if storage == "int8" else {"values"})
             vectors = len(block) if question[0] == "embedding" else sum(block["length"].to_pylist())
-            width = facts["embedding_width" if question[0] == "embedding" else "hidden_width"]
-            assert tensors["values"].shape == (vectors, width)
+            assert tensors["values"].shape == (vectors, facts["widths"][prefix])
             read[question].append(decode(tensors, storage))
     cache = made.project.cache(storage, made.project.corpus("text"))
     needs = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})

@@ -62,7 +62,7 @@ def test_a_corpus(here: Path) -> None:
     assert told(CORPUS) == {
         "what": f"kdpipe.corpus, version {manifest['version']}",
         "digest": digest[:12],
-        "made from": f"meaning 1\ntokenizer (tiny) {facts['tokenizer'][:12]}\nmax_seq_length 32\n"
+        "made from": f"meaning 2\ntokenizer (tiny) {facts['tokenizer'][:12]}\nmax_seq_length 32\n"
         f"source.0 (text.txt) {source}",
         "spec": "sources: [{files: [text.txt], text_column: text, split_words: false, kind: files}]"
         "\ntokenizer: tiny\nmax_seq_length: 32\nvalidation: 0.1\nseed: 0\ndeduplicate: true",
@@ -121,7 +121,7 @@ def test_a_cache(here: Path) -> None:
     assert [*map(tuple, page.rows)] == wanted
     shown = told(CACHE)
     assert shown["made from"].splitlines() == [
-        "meaning 2",
+        "meaning 3",
         f"corpus (text) {read_manifest(CORPUS)[1][:12]}",
         f"teacher (tiny) {facts['teacher'][:12]}",
         "dtype fp32",
@@ -153,7 +153,9 @@ def test_damage_is_a_line_and_no_end(here: Path) -> None:
         )
     assert [row[0] for row in inspection.inspect(CACHE).rows] == ["embedding"]
     (STUDENT / "model.safetensors").write_bytes(b"no tensors")
-    assert told(STUDENT)["damage"].startswith(f"{STUDENT}/model.safetensors cannot be read (")
+    assert told(STUDENT)["damage"].startswith(
+        f"{STUDENT}/model.safetensors is no safetensors file ("
+    )
 
 
 def test_a_cache_without_blocks(here: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_student(here: Path) -> None:
     ]
     assert shown["digest"] == digest[:12]
     assert shown["made from"].splitlines() == [
-        "meaning 1",
+        "meaning 2",
         f"corpus {read_manifest(CORPUS)[1][:12]}",
         f"cache.said {read_manifest(CACHE)[1][:12]}",
     ]

@@ -192,7 +192,7 @@ def test_a_student_of_modules_is_trained_by_a_cache(here: Path, capsys: Capture)
     for stage in ("cache-teacher", "train"):
         command([stage, str(FILE)])
     manifest, _ = read_manifest(here / "artifacts/caches/mine")
-    assert manifest["facts"]["modules"] == {"encoder.layer.1.intermediate": 64, "embeddings": 32}
+    assert manifest["facts"]["widths"] == widths
     assert manifest["facts"]["questions"] == [
         {"part": "module", "layer": None, "storage": "fp16", "module": name}
         for name in ("embeddings", "encoder.layer.1.intermediate")

@@ -50,7 +50,7 @@ def test_an_empty_folder_becomes_a_project_that_runs_and_rests(folder: Path) -> 
     assert _kdpipe("init", "my.txt").stdout.endswith("\nnext: kdpipe repro\n")
     done = _kdpipe("repro", "tokenize-text")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "> kdpipe tokenize --stage-version 1 pipeline.yaml text\n" in done.stderr
+    assert "> kdpipe tokenize --stage-version 2 pipeline.yaml text\n" in done.stderr
     assert (folder / "artifacts/corpora/text/manifest.json").is_file()
     config = (folder / ".dvc/config").read_text("utf-8")
     assert "no_scm = True" in config

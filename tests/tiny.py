@@ -123,7 +123,9 @@ def tiny_tokenizer() -> Tokenizer:
 def tiny_encoder(layers: int = 2, width: int = 32, family: str = "bert", seed: int = 0) -> Encoder:
     """A random encoder that reads `tiny_tokenizer`, with mean pooling and normalisation.
 
-    Families: bert, roberta, distilbert, electra, mpnet, modernbert. Dropout is on in training mode.
+    Families: bert, roberta, distilbert, electra, mobilebert, mpnet, modernbert. ELECTRA's
+    embeddings and the parts of MobileBERT's layers are narrower than what layers give. Dropout is
+    on in training mode.
     """
     config = AutoConfig.for_model(family, **_config(layers, width, family))
     with torch.random.fork_rng(devices=[]):
@@ -220,7 +222,10 @@ def _config(layers: int, width: int, family: str) -> dict[str, Any]:
     if family == "roberta":
         return shared | {"type_vocab_size": 1}
     if family == "electra":
-        return shared | {"embedding_size": width}
+        return shared | {"embedding_size": width // 2}
+    if family == "mobilebert":
+        narrow = ("embedding_size", "intra_bottleneck_size", "true_hidden_size")
+        return shared | dict.fromkeys(narrow, width // 2)
     return shared
 
 
