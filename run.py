@@ -4,6 +4,7 @@
     python3 run.py demo               distil a small sentence encoder, about 5 minutes
     python3 run.py test [arguments]   every check: lint, format, types, tests (arguments: pytest's)
     python3 run.py test --long        the same with thousands of faults, up to an hour
+    python3 run.py bench [NAME ...]   measure: all of benchmarks/, or some; one may have options
     python3 run.py check              lint, format and types only
     python3 run.py setup              only the environment, in .venv beside this file
 
@@ -34,7 +35,8 @@ STAMP = VENV / "kdpipe-stamp"
 # To replace .venv, the Python must not be the one in it.
 HOST = sys.executable if Path(sys.prefix) != VENV else getattr(sys, "_base_executable", "python3")
 
-COMMANDS = ("demo", "test", "check", "setup")
+COMMANDS = ("demo", "test", "bench", "check", "setup")
+PEERS = ROOT / ".venv-peers"
 CHECKS = (
     ("ruff check", [PYTHON, "-m", "ruff", "check"]),
     ("ruff format --check", [PYTHON, "-m", "ruff", "format", "--check"]),
@@ -56,9 +58,10 @@ def main(arguments: list[str]) -> int:
     if command in {"", "-h", "--help"}:
         say(__doc__.strip())
         return 0 if command else 2
-    if command not in COMMANDS or (rest and command != "test"):
+    if command not in COMMANDS or (rest and command not in {"test", "bench"}):
         warn(f"cannot do {' '.join(arguments)!r}: see python3 run.py --help")
         return 2
+    measured, options = what_to_measure(rest) if command == "bench" else ([], [])
     if os.name != "posix":
         stop("kdpipe runs on Linux and macOS; on Windows use WSL")
     if sys.version_info < OLDEST:
@@ -73,6 +76,9 @@ def main(arguments: list[str]) -> int:
     if command == "setup":
         say("ready: source .venv/bin/activate")
         return 0
+    if command == "bench":
+        set_up_peers()
+        return measure(measured, options)
     tests = [("pytest", [PYTHON, "-m", "pytest", *rest])] if command == "test" else []
     for name, words in [*CHECKS, *tests]:
         code = step(name, words, HF_HUB_OFFLINE="1")
@@ -80,6 +86,44 @@ def main(arguments: list[str]) -> int:
             warn(f"{name} failed with exit code {code}")
             return code
     return 0
+
+
+def what_to_measure(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Names of benchmarks, all where none is named, and the options of a single one."""
+    known = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py"))
+    known = [name for name in known if name not in {"kit", "scene"}]
+    names = [*itertools.takewhile(known.__contains__, arguments)]
+    options = arguments[len(names) :]
+    if options and len(names) != 1:
+        stop(f"cannot measure {' '.join(options)!r}: choose among {', '.join(known)}")
+    return names or known, options
+
+
+def measure(names: list[str], options: list[str]) -> int:
+    """One benchmark after the other; the exit code of the first that fails."""
+    for name in names:
+        code = step(f"benchmark {name}", [PYTHON, "-m", f"benchmarks.{name}", *options])
+        if code:
+            return code
+    return 0
+
+
+def set_up_peers() -> None:
+    """Make .venv-peers hold what kdpipe is measured beside."""
+    names, done = ROOT / "benchmarks" / "peers.txt", PEERS / "peers.txt"
+    if done.is_file() and done.read_bytes() == names.read_bytes():
+        return
+    shutil.rmtree(PEERS, ignore_errors=True)
+    python = str(PEERS / "bin" / "python")
+    get = [python, "-m", "pip", "install", "-q", "-c", "constraints.txt"]
+    steps = (
+        ("making .venv-peers", [PYTHON, "-m", "venv", str(PEERS)]),
+        ("installing torch for the peers", [*get, "torch"]),
+        ("installing the peers", [*get, "-r", str(names)]),
+    )
+    if any(step(name, command) for name, command in steps):
+        stop("the peers could not be installed: the reason is above; mend it and rerun")
+    shutil.copy(names, done)
 
 
 def set_up(extra: str) -> None:
