@@ -1,4 +1,4 @@
-"""What benchmarks measure on: a project in a folder, the teacher of the demo, and real sentences."""
+"""What benchmarks measure on: a project in a folder, the demo's teacher, and real sentences."""
 
 from __future__ import annotations
 
