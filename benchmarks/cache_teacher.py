@@ -108,10 +108,8 @@ class Bench:
     def ready(self) -> list[Tokens]:
         """The batches of all blocks."""
         asking = self.asking("auto")
-        plans = (
-            passes.plan_block(asking, index, pick_device("cpu"))
-            for index in range(len(self.corpus.facts.blocks))
-        )
+        todo = missing(asking, Store(self.project.root / "nothing"))
+        plans = (passes.plan_block(asking, item, pick_device("cpu")) for item in todo)
         return [rows.take(batch) for rows, batches in plans for batch in batches]
 
     def forward(self, name: str, ready: list[Tokens]) -> None:

@@ -22,10 +22,11 @@ from kdpipe.activations import Activations, Dims
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError
+from kdpipe.gather import Shard, gather
 from kdpipe.parts import Needs, Part, Problem
 from kdpipe.store import key_of
 from kdpipe.targets import Question
-from kdpipe.tensor_files import header, listed, shard_kinds
+from kdpipe.tensor_files import ABOUT_ROWS, header, listed, shard_kinds
 
 KIND = "kdpipe.cache"
 REMEDY = "run 'kdpipe cache-teacher'"
@@ -64,6 +65,8 @@ class CacheFacts(Frozen):
     """Whether its attention also depends on positions that queries and keys do not show."""
     vocabulary: int = 0
     """Logits of a token, where the teacher is a masked language model."""
+    prompt_tokens: int
+    """At the head of every row."""
     rows: int
     questions: tuple[Question, ...] = Field(min_length=1)
     """The files of the manifest are, block by block, the answers to these in their order."""
@@ -138,16 +141,12 @@ class Cache:
 
     def _gather(self, rows: npt.NDArray[np.int64], number: int, part: Part) -> Tensor:
         """[R, D] for a question about rows, [N, D] for one about tokens, or masked ones."""
-        pieces: dict[str, list[Tensor]] = {}
-        for row in rows.tolist():
-            index, place = self.corpus.locate(row)
-            first, last = place, place + 1
-            if part.per_token:
-                starts = self.corpus.block(index).starts_of(part)
-                first, last = int(starts[place]), int(starts[place + 1])
-            for name, tensor in self._shard(index, number).items():
-                pieces.setdefault(name, []).append(tensor[first:last])
-        return storage.decode({name: torch.cat(parts) for name, parts in pieces.items()})
+
+        def read(index: int) -> Shard:
+            starts = self.corpus.block(index).starts_of(part) if part.per_token else None
+            return self._shard(index, number), starts
+
+        return storage.decode(gather(*self.corpus.locate(rows), read))
 
     @functools.cache  # noqa: B019 - a cache lives as long as its process
     def _shard(self, index: int, number: int) -> dict[str, Tensor]:
@@ -155,15 +154,16 @@ class Cache:
         question = self.facts.questions[number]
         file = self.manifest.files[index * len(self.facts.questions) + number]
         path = artifact.check(self.folder, file, f"{REMEDY} with --verify, which computes it again")
-        vectors = int(self.corpus.block(index).starts_of(question.what)[-1])
-        wanted = shard_kinds(question, vectors, self.facts.widths[question.name])
+        told = self.corpus.facts.blocks[index]
+        vectors = told.vectors(question.what)
+        wanted = shard_kinds(question, told.rows, vectors, self.facts.widths[question.name])
         found = header(path, f"{REMEDY} with --verify")
         if found != wanted:
             raise ArtifactError(
                 f"{path} has {listed(found)}, expected {listed(wanted)}: {REMEDY} with --verify"
             )
         with safe_open(path, framework="pt") as shard:
-            return {name: shard.get_tensor(name) for name in wanted}
+            return {name: shard.get_tensor(name) for name in wanted.keys() - ABOUT_ROWS}
 
 
 def whole_question(

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
+import torch
+from safetensors import safe_open
 
 from kdpipe import artifact, blocks, corpus
 from kdpipe.artifact import Manifest
@@ -26,6 +28,7 @@ from kdpipe.device import Dtype
 from kdpipe.errors import ArtifactError, explain
 from kdpipe.hub import read_json
 from kdpipe.import_targets import Importing
+from kdpipe.known_rows import about_rows
 from kdpipe.masking import UNMASKED
 from kdpipe.pipeline import CacheSpec
 from kdpipe.questions import Asking
@@ -228,7 +231,8 @@ def _cache(folder: Path, manifest: Manifest, of: Corpus | None, check: Check) ->
             continue
         seen.add(part.name)
         damage = check(part)
-        yield from [damage] if damage else _shard(path, question, block, facts)
+        at = None if of is None or block is None else (of, index // len(facts.questions))
+        yield from [damage] if damage else _shard(path, question, facts, at)
 
 
 def _asking(folder: Path, manifest: Manifest, facts: CacheFacts, of: Corpus) -> Asking:
@@ -243,28 +247,36 @@ def _asking(folder: Path, manifest: Manifest, facts: CacheFacts, of: Corpus) -> 
 
 
 def _shard(
-    path: Path, question: Question, block: BlockFacts | None, facts: CacheFacts
+    path: Path, question: Question, facts: CacheFacts, at: tuple[Corpus, int] | None
 ) -> Iterator[str]:
+    """Mistakes in the answer about a block of a corpus, which may not be there."""
     try:
         found = header(path, REMEDY[CACHE])
     except ArtifactError as error:
         yield str(error)
         return
-    # Without the corpus nobody knows how many vectors there are.
-    vectors = found["values"].shape[0] if found.get("values", Kind("", ())).shape else 0
-    if block is not None:
-        vectors = vectors_of(question, block)
-    wanted = shard_kinds(question, vectors, facts.widths[question.name])
+    if at is None:
+        # Without the corpus nobody knows how many vectors there are.
+        rows, vectors = (found.get(name, Kind("", (0,))).shape[0] for name in ("rows", "values"))
+    else:
+        block = at[0].facts.blocks[at[1]]
+        rows, vectors = block.rows, block.vectors(question.what)
+    wanted = shard_kinds(question, rows, vectors, facts.widths[question.name])
     if found != wanted:
         yield f"{path} has {listed(found)} in place of {listed(wanted)}: {REMEDY[CACHE]}"
+    elif at is not None and not _is_about(path, question, *at):
+        yield f"{path} is about other rows than those of its block: {REMEDY[CACHE]}"
     for name, count in not_finite(path):
         yield f"{path}: {count} numbers of {name} are NaN or Inf: {REMEDY[CACHE]}"
 
 
-def vectors_of(question: Question, block: BlockFacts) -> int:
-    """How many vectors answer a question about a block."""
-    part = question.what
-    return block.masked if part.only_masked else block.tokens if part.per_token else block.rows
+def _is_about(path: Path, question: Question, of: Corpus, index: int) -> bool:
+    try:
+        wanted = about_rows(of, index, question.what)
+    except ArtifactError:
+        return True  # what is wrong with the corpus is told where that is verified
+    with safe_open(path, framework="pt") as shard:
+        return all(torch.equal(shard.get_tensor(name), wanted[name]) for name in wanted)
 
 
 def _student(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:

@@ -6,7 +6,6 @@ removing rows anywhere changes what the blocks around them hold, and no others.
 
 from __future__ import annotations
 
-import bisect
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from kdpipe import artifact
 from kdpipe.blocks import Block, read_block
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
-from kdpipe.parts import MASKED_LOGITS
+from kdpipe.parts import MASKED_LOGITS, Part
 from kdpipe.tokenizer import Encoded
 
 KIND = "kdpipe.corpus"
@@ -46,6 +45,10 @@ class BlockFacts(Frozen):
     """Tokens that are hidden from models."""
     tokens_digest: str
     """sha256 of the token ids and lengths: what a teacher's answer depends on."""
+
+    def vectors(self, part: Part) -> int:
+        """How many vectors of a part are about it."""
+        return self.masked if part.only_masked else self.tokens if part.per_token else self.rows
 
     def check(self, rows: Block, *, by_words: bool) -> None:
         """Refuse other rows of the corpus than these should be; raises ValueError."""
@@ -132,11 +135,14 @@ class Corpus:
 
     @functools.cached_property
     def token_digests(self) -> npt.NDArray[np.void]:
-        """[R]: a digest of what a model reads of each row and what is masked of it, for sorting."""
-        found = [digest for index in range(len(self.facts.blocks)) for digest in self._rows(index)]
-        return np.frombuffer(b"".join(found), "V16")
+        """[R]: those of all blocks."""
+        return np.concatenate([self.digests(index) for index in range(len(self.facts.blocks))])
 
-    def _rows(self, index: int) -> Iterator[bytes]:
+    def digests(self, index: int) -> npt.NDArray[np.void]:
+        """[R]: a digest of what a model reads of each row and what is masked of it, for sorting."""
+        return np.frombuffer(bytearray(b"".join(self._digests(index))), "V16")
+
+    def _digests(self, index: int) -> Iterator[bytes]:
         rows, starts = self.all_of(index), self.block(index).starts
         seconds = rows.lengths if rows.second_at is None else rows.second_at
         for begin, end, second in zip(starts[:-1], starts[1:], seconds, strict=True):
@@ -148,14 +154,16 @@ class Corpus:
             yield digest.digest()
 
     @functools.cached_property
-    def first_rows(self) -> list[int]:
+    def first_rows(self) -> npt.NDArray[np.int64]:
         """First row of each block."""
-        return [block.first_row for block in self.facts.blocks]
+        return np.array([block.first_row for block in self.facts.blocks])
 
-    def locate(self, row: int) -> tuple[int, int]:
-        """(block, row within it)."""
-        index = bisect.bisect_right(self.first_rows, row) - 1
-        return index, row - self.first_rows[index]
+    def locate(
+        self, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """[R] blocks, and [R] rows within these."""
+        blocks = np.searchsorted(self.first_rows, rows, side="right") - 1
+        return blocks, rows - self.first_rows[blocks]
 
     @functools.cache  # noqa: B019 - a corpus lives as long as its process
     def block(self, index: int) -> Block:
@@ -226,8 +234,8 @@ class Corpus:
         return found
 
     def _places(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Block, int]]:
-        for row in rows.tolist():
-            number, place = self.locate(row)
+        blocks, places = self.locate(rows)
+        for number, place in zip(blocks.tolist(), places.tolist(), strict=True):
             yield self.block(number), place
 
 

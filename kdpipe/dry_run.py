@@ -37,8 +37,8 @@ def show_plan(
     why, total = reasons(asking, folder), 0
     for question in asking.questions:
         items = [item for item in todo if question in item.questions]
-        tokens = sum(item.block.tokens for item in items)
-        rows = sum(item.block.rows for item in items)
+        tokens = sum(item.tokens for item in items)
+        rows = sum(len(item.unread) for item in items)
         size = _bytes(question, [item.block for item in items], dims)
         total += size
         counts = Counter(why(question, item) for item in items)
@@ -64,7 +64,7 @@ def pace(asking: Asking, todo: list[Todo], encoder: Encoder) -> str:
     seconds = 0.0
     if todo:
         rate = passes.seconds_per_token(asking, todo, encoder)
-        seconds = rate * sum(item.block.tokens for item in todo)
+        seconds = rate * sum(item.tokens for item in todo)
     return f"about {_time(seconds)} on {encoder.device.type} in {asking.dtype}"
 
 
@@ -93,12 +93,10 @@ def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
 
 def _bytes(question: Question, blocks: Sequence[BlockFacts], dims: Dims) -> int:
     part = question.what
-    counts = (
-        block.masked if part.only_masked else block.tokens if part.per_token else block.rows
-        for block in blocks
-    )
+    vectors = sum(block.vectors(part) for block in blocks)
     size = storage.bytes_of if part.top_k is None else storage.bytes_of_largest
-    return size(sum(counts), dims.width(part), question.storage)
+    about_rows = sum(block.rows for block in blocks) * (20 if part.per_token else 16)
+    return size(vectors, dims.width(part), question.storage) + about_rows
 
 
 def _time(seconds: float) -> str:

@@ -16,6 +16,7 @@ from kdpipe.activations import Dims
 from kdpipe.cache import CacheFacts
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.errors import ArtifactError, NonFiniteError
+from kdpipe.known_rows import about_rows
 from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
@@ -86,6 +87,7 @@ def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> 
                     said = at_first_tokens(said, counts, asking.corpus.all_of(item.index))
                 kept = storage.encode(said, question.storage)
                 _refuse_non_finite(file, question, kept, item, asking.corpus)
+                kept |= about_rows(asking.corpus, item.index, question.what)
                 store.put(asking.full(item.block, question), kept, {"file": file.file})
                 bar.advance(item.block.rows, note=question.name)
 
@@ -161,6 +163,7 @@ def facts(asking: Importing, store: Store) -> CacheFacts:
         classes=dims.classes,
         problem=dims.problem,
         relative=dims.relative,
+        prompt_tokens=asking.corpus.facts.prompt_tokens,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
         widths=widths,

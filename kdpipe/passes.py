@@ -48,10 +48,14 @@ def budget(spec: CacheSpec, device: torch.device) -> int:
 
 
 def plan_block(
-    asking: Asking, index: int, device: torch.device, tokens_per_batch: int | None = None
+    asking: Asking, item: Todo, device: torch.device, tokens_per_batch: int | None = None
 ) -> tuple[Tokens, list[Tensor]]:
-    """The rows of a block, and which of them go through the teacher together, shortest first."""
-    rows = Tokens.of(asking.corpus.all_of(index), asking.corpus.facts.prompt_tokens)
+    """The unread rows of a block, and which go through the teacher together, shortest first."""
+    rows = Tokens.of(asking.corpus.all_of(item.index), asking.corpus.facts.prompt_tokens)
+    if item.known is not None:
+        rows = rows.take(torch.from_numpy(item.unread))
+    if not len(rows):
+        return rows, []
     most = tokens_per_batch or budget(asking.spec, device)
     plan = by_length(rows.lengths.numpy(), most, pass_overhead(device))
     return rows, [torch.from_numpy(batch) for batch in plan]
@@ -60,7 +64,7 @@ def plan_block(
 def read_blocks(
     asking: Asking, todo: list[Todo], encoder: Encoder
 ) -> Iterator[tuple[Todo, Activations, int]]:
-    """What the teacher says about blocks: rows as in the corpus, values fp32 on the CPU.
+    """What the teacher says about unread rows of blocks: as in the corpus, fp32 on the CPU.
 
     With each comes the token budget of its passes. Where one does not fit into memory, the whole
     block is read again with half the budget, and so are the blocks after it.
@@ -72,7 +76,7 @@ def read_blocks(
     with streams(encoder.device) as pool:
 
         def begin(item: Todo, tokens: int) -> _Begun:
-            rows, batches = plan_block(asking, item.index, encoder.device, tokens)
+            rows, batches = plan_block(asking, item, encoder.device, tokens)
             needs = frozenset(question.what for question in item.questions)
             passes = [
                 (batch, pool.submit(observe, encoder, rows.take(batch), needs, asking.dtype))
@@ -130,7 +134,7 @@ def _gathered(begun: _Begun) -> Activations:
 
 def seconds_per_token(asking: Asking, todo: list[Todo], encoder: Encoder) -> float:
     """Measured for about two seconds on batches of the first missing block."""
-    rows, batches = plan_block(asking, todo[0].index, encoder.device)
+    rows, batches = plan_block(asking, todo[0], encoder.device)
     needs = frozenset(question.what for question in todo[0].questions)
 
     def read(batch: Tensor) -> tuple[float, int]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from kdpipe.cache import whole_question
 from kdpipe.corpus import BlockFacts, Corpus
 from kdpipe.device import Dtype
@@ -55,13 +58,23 @@ class Asking:
         return whole_question(self.teacher, self.dtype, facts, tokens, question)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Todo:
     """A block with the questions whose answers are missing."""
 
     index: int
     block: BlockFacts
     questions: list[Question]
+    tokens: int
+    """Of the rows that the teacher has to read."""
+    known: npt.NDArray[np.int64] | None = None
+    """[R]: for each row where its answers are known from, or -1; None: of no row are they."""
+
+    @property
+    def unread(self) -> npt.NDArray[np.int64]:
+        """The rows of the block that the teacher has to read."""
+        known = np.full(self.block.rows, -1) if self.known is None else self.known
+        return np.flatnonzero(known < 0)
 
 
 def missing(asking: Asking, store: Store, *, verify: bool = False) -> list[Todo]:
@@ -80,7 +93,7 @@ def missing(asking: Asking, store: Store, *, verify: bool = False) -> list[Todo]
             if damaged or not there:
                 questions.append(question)
         if questions:
-            found.append(Todo(index, block, questions))
+            found.append(Todo(index, block, questions, block.tokens))
     return found
 
 

@@ -19,7 +19,7 @@ from kdpipe import io, records
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
 
-FORMAT = 2
+FORMAT = 3
 """Of shards and receipts; enters every key."""
 
 

@@ -17,7 +17,7 @@ from kdpipe.cache import KIND, REMEDY
 from kdpipe.errors import ArtifactError, LockedError, explain
 from kdpipe.store import FORMAT, Receipt, Store, key_of
 from kdpipe.targets import Question
-from kdpipe.tensor_files import header, not_finite, shard_kinds
+from kdpipe.tensor_files import Kind, header, not_finite, shard_kinds
 
 _WHAT = "the store"
 _PAIR = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})\.(safetensors|json)")
@@ -219,7 +219,8 @@ def _wrong_tensors(path: Path, question: Question) -> str | None:
     found = header(path, "drop it")
     shape = found["values"].shape if "values" in found else ()
     vectors, width = shape if len(shape) == 2 else (0, 0)
-    if found != shard_kinds(question, vectors, width):
+    rows = found.get("rows", Kind("", (0,))).shape[0]
+    if found != shard_kinds(question, rows, vectors, width):
         return f"its tensors ({', '.join(sorted(found)) or 'none'}) are none of {question.name}"
     bad = sum(count for _, count in not_finite(path))
     return f"{bad} of its numbers are NaN or Inf" if bad else None

@@ -20,6 +20,7 @@ from kdpipe.cache import CacheFacts, Difference
 from kdpipe.corpus import Corpus
 from kdpipe.encoder import Encoder, embed, keep_in
 from kdpipe.errors import NonFiniteError, UsageError
+from kdpipe.known_rows import Known, about_rows
 from kdpipe.parts import EMBEDDING, Part, listed
 from kdpipe.passes import plan_block, read_blocks
 from kdpipe.progress import Progress
@@ -36,8 +37,9 @@ def answer(
     todo: list[Todo],
     store: Store,
     load: Callable[[], Encoder],
+    known: Known | None = None,
 ) -> None:
-    """Let the teacher read what is missing.
+    """Let the teacher read what is missing; what `known` has is not read again.
 
     Raises:
         UsageError: a target that this teacher does not have.
@@ -53,7 +55,7 @@ def answer(
             io.publish(probe, records.seal(io.canonical(_introduce(encoder, asking))))
         if asking.dtype != "fp32":
             keep_in(encoder, asking.dtype)
-        _run(asking, todo, store, encoder)
+        _run(asking, todo, store, encoder, known)
 
 
 def facts(asking: Asking, store: Store) -> CacheFacts:
@@ -65,6 +67,7 @@ def facts(asking: Asking, store: Store) -> CacheFacts:
         teacher=asking.teacher,
         tokenizer=asking.corpus.facts.tokenizer,
         dtype=asking.dtype,
+        prompt_tokens=asking.corpus.facts.prompt_tokens,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
         widths=asking.widths(store),
@@ -129,8 +132,10 @@ def finish(
     )
 
 
-def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> None:
-    total = sum(item.block.tokens for item in todo)
+def _run(
+    asking: Asking, todo: list[Todo], store: Store, encoder: Encoder, known: Known | None
+) -> None:
+    total = sum(item.tokens for item in todo)
     made_by = {
         "device": encoder.device.type,
         "torch": torch.__version__,
@@ -140,11 +145,17 @@ def _run(asking: Asking, todo: list[Todo], store: Store, encoder: Encoder) -> No
         for count, (item, said, tokens) in enumerate(read_blocks(asking, todo, encoder), start=1):
             for question in item.questions:
                 encode = storage.encode if question.top_k is None else storage.encode_largest
-                kept = encode(said[question.what], question.storage)
+                kept, used = dict[str, Tensor](), {**made_by, "tokens_per_batch": tokens}
+                if question.what in said.values:
+                    kept = encode(said[question.what], question.storage)
+                if item.known is not None:
+                    assert known is not None, "who else said that they are"
+                    kept = known.complete(item, question, kept, asking.corpus)
+                    used["known_rows"] = item.block.rows - len(item.unread)
                 _refuse_non_finite(kept, question, item, asking.corpus)
-                used = {**made_by, "tokens_per_batch": tokens}
+                kept |= about_rows(asking.corpus, item.index, question.what)
                 store.put(asking.full(item.block, question), kept, used)
-            bar.advance(item.block.tokens, note=f"{count}/{len(todo)} blocks")
+            bar.advance(item.tokens, note=f"{count}/{len(todo)} blocks")
 
 
 def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
@@ -155,7 +166,8 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
     dims = encoder.dims
     difference = None
     if asking.dtype != "fp32":
-        rows, _ = plan_block(asking, 0, encoder.device)
+        first = asking.corpus.facts.blocks[0]
+        rows, _ = plan_block(asking, Todo(0, first, [], first.tokens), encoder.device)
         sample = rows.take(torch.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).long())
         exact, used = (embed(encoder, sample, dtype) for dtype in ("fp32", asking.dtype))
         bad = int((~used.isfinite()).any(1).sum())

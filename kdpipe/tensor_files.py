@@ -1,6 +1,6 @@
 """What is in a safetensors file, what should be in a shard, and numbers that are none.
 
-Legend: V vectors, D width.
+Legend: R rows, V vectors, D width.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from kdpipe.errors import ArtifactError
 from kdpipe.targets import Question
 
 _TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
+ABOUT_ROWS = {"rows", "counts"}
+"""Tensors of a shard that say which rows it is about, and how many vectors each has."""
 _SHOWN = 200
 
 
@@ -64,9 +66,12 @@ def not_finite(path: Path) -> Iterator[tuple[str, int]]:
                 yield name, count
 
 
-def shard_kinds(question: Question, vectors: int, width: int) -> dict[str, Kind]:
-    """The tensors of a shard of V vectors of D numbers each."""
-    kinds = {"values": Kind(_TYPES[question.storage], (vectors, width))}
+def shard_kinds(question: Question, rows: int, vectors: int, width: int) -> dict[str, Kind]:
+    """The tensors of a shard about R rows: V vectors of D numbers each."""
+    kinds = {"rows": Kind("U8", (rows, 16))}
+    if question.what.per_token:
+        kinds["counts"] = Kind("I32", (rows,))
+    kinds |= {"values": Kind(_TYPES[question.storage], (vectors, width))}
     if question.storage == "int8":
         kinds["scale"] = Kind("F32", (vectors,))
     if question.top_k is not None:

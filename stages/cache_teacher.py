@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdpipe.cache import CacheFacts
     from kdpipe.corpus import Corpus
     from kdpipe.encoder import Encoder
+    from kdpipe.known_rows import Known
     from kdpipe.pipeline import CacheSpec
     from kdpipe.processes import Group
     from kdpipe.project import Project
@@ -69,7 +70,7 @@ class _Work(NamedTuple):
 
     asking: Asking
     plan: Callable[[list[Todo]], tuple[Dims, str]]
-    answer: Callable[[list[Todo]], None]
+    answer: Callable[[list[Todo], Known | None], None]
     facts: Callable[[], CacheFacts]
     did: str
     """In the sentence that tells of the end."""
@@ -80,6 +81,7 @@ def _cache(
 ) -> None:
     from kdpipe import artifact, cache, questions, teacher
     from kdpipe.dry_run import show_plan
+    from kdpipe.known_rows import spare
     from kdpipe.progress import say
     from kdpipe.questions import missing
 
@@ -96,7 +98,7 @@ def _cache(
         "dtype": work.asking.dtype,
     }
     if dry_run:
-        todo = missing(work.asking, store)
+        todo, _ = spare(missing(work.asking, store), work.asking, folder)
         show_plan(work.asking, todo, store, folder, *work.plan(todo))
         return
     with group.lock(project.lock("cache", name), f"cache {name}"):
@@ -106,9 +108,11 @@ def _cache(
             return
         # Until the manifest is there, nothing says that the shards are still wanted.
         with group.lock(store.lock, "the store", shared=True):
-            todo = _todo(work.asking, store, group, verify=verify)
-            rows = sum(item.block.rows for item in todo)
-            work.answer([*group.mine(todo)])
+            todo, known = spare(
+                _todo(work.asking, store, group, verify=verify), work.asking, folder
+            )
+            rows = sum(len(item.unread) for item in todo)
+            work.answer([*group.mine(todo)], known)
             group.wait()
             facts = work.facts()
             if group.leads:
@@ -159,8 +163,8 @@ def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: s
         teacher.check(asking, encoder)
         return encoder.dims, pace(asking, todo, encoder)
 
-    def answer(todo: list[Todo]) -> None:
-        teacher.answer(asking, todo, project.store, load)
+    def answer(todo: list[Todo], known: Known | None) -> None:
+        teacher.answer(asking, todo, project.store, load, known)
 
     def facts() -> CacheFacts:
         return teacher.facts(asking, project.store)
@@ -177,7 +181,8 @@ def _import(project: Project, spec: CacheSpec, corpus: Corpus) -> _Work:
         names = " and ".join(file.file for file in spec.files)
         return import_targets.dims(asking, project.root), f"from {names}"
 
-    def answer(todo: list[Todo]) -> None:
+    def answer(todo: list[Todo], known: Known | None) -> None:
+        assert known is None, "files say it all again"
         import_targets.take_over(asking, todo, project.store, project.root)
 
     def facts() -> CacheFacts:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdpipe import cache, corpus, versions, write_corpus
 from kdpipe.io import write_file
+from kdpipe.known_rows import spare
 from kdpipe.pipeline import Pipeline
 from kdpipe.project import Project
 from kdpipe.questions import Asking, missing
@@ -93,10 +94,10 @@ def make_cache(
     """Let the teacher speak, and open the result; how many blocks it had to read."""
     questions = asking(project, made, name)
     store = Store(project.store.root)
-    todo = missing(questions, store)
+    todo, known = spare(missing(questions, store), questions, project.cache_folder(name))
     spec = project.pipeline.caches[name]
     teacher = project.teacher(spec.teacher, mlm=spec.asks_mlm)
-    answer(questions, todo, store, teacher.load)
+    answer(questions, todo, store, teacher.load, known)
     inputs = {"meaning": str(versions.CACHE_TEACHER), "corpus": made.digest}
     inputs["teacher"] = questions.teacher
     finish(questions, facts(questions, store), store, project.cache_folder(name), inputs)

@@ -21,7 +21,7 @@ Json = dict[str, Any]
 Array = npt.NDArray[Any]
 
 VERSIONS = {"kdpipe.corpus": 2, "kdpipe.cache": 4, "kdpipe.student": 2}
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "I32": "<i4"}
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1", "I32": "<i4"}
 
 
 def read_sealed(path: Path) -> Json:
@@ -91,3 +91,9 @@ def canonical(value: Any) -> bytes:
 def tokens_digest(*arrays: list[int]) -> str:
     packed = [struct.pack(f"<{1 + len(array)}q", len(array), *array) for array in arrays]
     return hashlib.sha256(b"".join(packed)).hexdigest()
+
+
+def row_digest(ids: list[int], second_at: int | None = None) -> bytes:
+    """What a shard calls a row that has no masks, and whose tokens are no whole words."""
+    second = len(ids) if second_at is None else second_at
+    return hashlib.blake2b(struct.pack(f"<{len(ids) + 1}q", *ids, second), digest_size=16).digest()

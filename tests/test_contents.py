@@ -146,7 +146,7 @@ def test_forged_shards(here: Path) -> None:
     a, b = (CACHE / record["files"][place]["name"] for place in (0, 1))
     good = {path: path.read_bytes() for path in (a, b)}
     shape = load_file(a)["values"].shape
-    vectors = f"scale F32 [{shape[0]}]"
+    vectors = f"rows U8 [{shape[0]}, 16], scale F32 [{shape[0]}]"
     wanted = f"{vectors}, values I8 {[*shape]}"
     cases = {
         f"{a} has {vectors}, values F16 {[*shape]} in place of {wanted}: {TEACHER}": {
@@ -155,9 +155,13 @@ def test_forged_shards(here: Path) -> None:
         f"{a} has {vectors}, values I8 {[shape[0], 4]} in place of {wanted}: {TEACHER}": {
             "values": np.zeros((shape[0], 4), np.int8)
         },
-        f"{a} has scale F32 [1], values I8 {[1, shape[1]]} in place of {wanted}: {TEACHER}": {
+        f"{a} has rows U8 [{shape[0]}, 16], scale F32 [1], values I8 {[1, shape[1]]} in place of"
+        f" {wanted}: {TEACHER}": {
             "values": np.zeros((1, shape[1]), np.int8),
             "scale": np.ones(1, np.float32),
+        },
+        f"{a} is about other rows than those of its block: {TEACHER}": {
+            "rows": np.roll(load_file(a)["rows"], 1, axis=0)
         },
         f"{a}: 3 numbers of scale are NaN or Inf: {TEACHER}": {
             "scale": np.where(np.arange(shape[0]) < 3, np.nan, 1).astype(np.float32)

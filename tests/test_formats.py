@@ -24,6 +24,7 @@ from tests.reader import (
     read_manifest,
     read_safetensors,
     read_sealed,
+    row_digest,
     tokens_digest,
 )
 
@@ -172,8 +173,14 @@ def test_shards_decode_to_what_the_library_reads(made: Made, storage: str) -> No
             assert name.startswith(f"{prefix}-")
             tensors, metadata = read_safetensors(folder / name)
             assert not metadata
-            assert {*tensors} == ({"values", "scale"} if storage == "int8" else {"values"})
-            vectors = len(block) if question[0] == "embedding" else sum(block["length"].to_pylist())
+            scaled = {"scale"} if storage == "int8" else set()
+            about_rows = {"rows"} if question[0] == "embedding" else {"rows", "counts"}
+            assert {*tensors} == {"values"} | scaled | about_rows
+            digests = [row_digest(ids) for ids in block["input_ids"].to_pylist()]
+            assert [bytes(digest) for digest in tensors["rows"]] == digests
+            lengths = block["length"].to_pylist()
+            assert tensors.get("counts", np.array(lengths)).tolist() == lengths
+            vectors = len(block) if question[0] == "embedding" else sum(lengths)
             assert tensors["values"].shape == (vectors, facts["widths"][prefix])
             read[question].append(decode(tensors, storage))
     cache = made.project.cache(storage, made.project.corpus("text"))
@@ -215,13 +222,13 @@ def test_receipts_and_keys_of_the_store(made: Made) -> None:
             "dtype": facts["dtype"],
             "ask": facts["questions"][number % 3],
         }
-        key = hashlib.sha256(canonical({"format": 2, **question})).hexdigest()
+        key = hashlib.sha256(canonical({"format": 3, **question})).hexdigest()
         place = store / key[:2] / key
         assert file["name"].endswith(f"-{key[:32]}.safetensors")
         receipt = read_sealed(place.with_suffix(".json"))
         assert place.with_suffix(".json").read_bytes().startswith(canonical(receipt)[:-1])
         assert {*receipt} == {"format", "question", "made_by", "bytes", "digest"}
-        assert (receipt["format"], receipt["question"]) == (2, question)
+        assert (receipt["format"], receipt["question"]) == (3, question)
         assert (receipt["bytes"], receipt["digest"]) == (file["bytes"], file["digest"])
         shard = made.folder("caches", "int8", file["name"])
         assert shard.samefile(place.with_suffix(".safetensors"))

@@ -169,8 +169,9 @@ def test_dry_run_says_what_would_be_imported_and_writes_nothing(
     cells = {line[0]: line for line in table if line}
     for name, size in (("embedding.fp16", ROWS * WIDTH * 2), ("logits.fp32", ROWS * 3 * 4)):
         assert cells[name][1:3] == [f"{blocks} of {blocks}", str(ROWS)]
-        assert cells[name][5:] == [str(size), f"never asked ({blocks})"]
-    assert re.search(r"\n960 bytes to write, [\d,]+ free at \.kdpipe/store; from v\.arrow", out)
+        # With the digest of each row.
+        assert cells[name][5:] == [f"{size + 16 * ROWS:,}", f"never asked ({blocks})"]
+    assert re.search(r"\n2,240 bytes to write, [\d,]+ free at \.kdpipe/store; from v\.arrow", out)
     assert not Path(".kdpipe/store").exists()
     run("cache-teacher")
     np.save("l.npy", -LOGIT)

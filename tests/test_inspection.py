@@ -190,6 +190,8 @@ def test_files_alone(here: Path) -> None:
     shard = next(CACHE.glob("hidden*"))
     tensors = load_file(shard)
     assert [*map(tuple, inspection.inspect(shard).rows)] == [
+        ("counts", "I32", str([*tensors["counts"].shape]), "0"),
+        ("rows", "U8", str([*tensors["rows"].shape]), "0"),
         ("scale", "F32", str([*tensors["scale"].shape]), "0"),
         ("values", "I8", str([*tensors["values"].shape]), "0"),
     ]

@@ -22,7 +22,7 @@ LAYERS = """
     masking
     activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
-    blocks modules storage store tensor_files windows
+    blocks gather modules storage store tensor_files windows
     corpus
     augment heads module_taps read_rows row_kinds spans taps token_vectors
     cache card encoder gold vector_files
@@ -32,7 +32,7 @@ LAYERS = """
     bodies
     pipeline speed
     corpus_rows questions
-    dvc evaluate passes student terms word_tokenizer write_corpus
+    dvc evaluate known_rows passes student terms word_tokenizer write_corpus
     optimizer project run teacher
     dry_run import_targets store_keeping
     validate

@@ -180,7 +180,7 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_student_of_modules_is_trained_by_a_cache(here: Path, capsys: Capture) -> None:
     of_modules()
     command(["tokenize", str(FILE)])
-    tokens_ = open_project(FILE).corpus("text").facts.tokens
+    facts = open_project(FILE).corpus("text").facts
     capsys.readouterr()
     command(["cache-teacher", "--dry-run", str(FILE)])
     out = capsys.readouterr().out
@@ -188,7 +188,9 @@ def test_a_student_of_modules_is_trained_by_a_cache(here: Path, capsys: Capture)
     for name, width in widths.items():
         (line,) = (line for line in out.splitlines() if name in line)
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        assert cells[4:6] == [str(2 * width), f"{2 * width * tokens_:,}"]
+        # With the digest of each row and how many vectors it has.
+        size = 2 * width * facts.tokens + 20 * facts.rows
+        assert cells[4:6] == [f"{size / facts.tokens:,.0f}", f"{size:,}"]
     for stage in ("cache-teacher", "train"):
         command([stage, str(FILE)])
     manifest, _ = read_manifest(here / "artifacts/caches/mine")

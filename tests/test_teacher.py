@@ -74,7 +74,7 @@ def test_changed_rows_recompute_only_their_blocks(project, change):
     assert 1 <= computed <= 3
     assert len(corpus.facts.blocks) > 20
     whole = asking(place, corpus)
-    todo = [Todo(5, corpus.facts.blocks[5], whole.questions)]
+    todo = [Todo(5, corpus.facts.blocks[5], whole.questions, corpus.facts.blocks[5].tokens)]
     [(_, fresh, _)] = passes.read_blocks(whole, todo, place.teacher("tiny").load())
     block = corpus.facts.blocks[5]
     kept = cache.read(np.arange(block.first_row, block.first_row + block.rows), NEEDS)
