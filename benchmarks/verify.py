@@ -1,57 +1,68 @@
 """What it costs to check every digest before use, beside one epoch of training on the same files.
 
-    python benchmarks/verify.py PIPELINE STUDENT [--steps 20] [--repetitions 5]
+    python -m benchmarks.verify [--rows 6000] [--steps 20] [--repetitions 5] [FILE ...]
 
-Run in the project folder, after `kdpipe cache-teacher`. The files are in the page cache, as after
-they were written; where they are not, reading them costs the disk's speed, which the epoch then
-does not pay again. The epoch is that of the plan, at the speed of its first steps.
+The files are in the page cache, as after they were written; where they are not, reading them costs
+the disk's speed, which the epoch then does not pay again. The epoch is as long as its first steps
+say. The *limit* is to read the same bytes and do nothing with them.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
-import time
+import tempfile
 from pathlib import Path
 
+from benchmarks.kit import Figure, Size, in_turns, report, times_as_fast
+from benchmarks.scene import STUDENT, made_cache, scene
 from kdpipe import artifact, job, train
 from kdpipe.progress import set_quiet
-from kdpipe.project import open_project
+from kdpipe.run import Run
+
+CHECK, LIMIT, STEPS = "every digest", "limit: reading the files", "steps of training"
 
 
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pipeline", type=Path)
-    parser.add_argument("student")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     set_quiet(True)
-    project = open_project(options.pipeline)
-    corpus, caches = project.inputs(options.student)
-    files = [(corpus.folder, file) for file in corpus.manifest.files]
-    files += [(cache.folder, file) for cache in caches.values() for file in cache.manifest.files]
-    size = sum(file.bytes for _, file in files)
-    checks = []
-    for _ in range(options.repetitions):
-        begin = time.perf_counter()
-        for folder, file in files:
-            artifact.check(folder, file, "")
-        checks.append(time.perf_counter() - begin)
-    run = job.prepare(project, options.student, corpus, caches, "cpu").run
-    steps = train.fit(run)
-    next(steps)
-    begin = time.perf_counter()
-    tokens = sum(step.tokens for step in itertools.islice(steps, options.steps))
-    pace = tokens / (time.perf_counter() - begin)
-    epoch = corpus.facts.tokens / pace
-    check = statistics.median(checks)
-    print(f"{len(files):,} files, {size / 1e6:,.1f} MB, {corpus.facts.tokens:,} tokens an epoch")
-    print(f"checking every digest  {check:10.3f} s  {size / check / 1e9:6.2f} GB/s")
-    print(f"one epoch              {epoch:10.3f} s  {pace:,.0f} tokens/s")
-    print(f"share                  {check / epoch:10.5f}")
+    with tempfile.TemporaryDirectory() as folder:
+        project = scene(Path(folder), options.rows, files=options.files, students={"s": STUDENT})
+        made = made_cache(project)
+        files = [(one.folder, file) for one in (made.corpus, made) for file in one.manifest.files]
+        run = job.prepare(project, "s", made.corpus, {"said": made}, "cpu").run
+        steps = min(options.steps, train.steps_per_epoch(run) - 1)
+        counted: list[int] = []
+        works = {
+            CHECK: lambda: [artifact.check(place, file, "") for place, file in files],
+            LIMIT: lambda: [(place / file.name).read_bytes() for place, file in files],
+            STEPS: lambda: counted.append(trained(run, steps)),
+        }
+        seconds = in_turns(works, options.repetitions)
+    size, tokens = sum(file.bytes for _, file in files), made.corpus.facts.tokens
+    share = counted[-1] / tokens / times_as_fast(seconds, CHECK, STEPS)
+    figures = [
+        Figure("checking, of an epoch", share, unit="of 1"),
+        Figure("checking, of its limit", times_as_fast(seconds, CHECK, LIMIT)),
+    ]
+    rates = dict.fromkeys((CHECK, LIMIT), Size(size, "bytes"))
+    sizes = {"rows": made.corpus.facts.rows, "files": len(files), "bytes": size}
+    sizes |= {"tokens an epoch": tokens, "steps": steps, "tokens in them": counted[-1]}
+    report(
+        "verify", seconds, figures, sizes=sizes, per=rates | {STEPS: Size(counted[-1], "tokens")}
+    )
+
+
+def trained(run: Run, steps: int) -> int:
+    """The first steps of an epoch; the tokens in them."""
+    run.progress.step = 0
+    return sum(step.tokens for step in itertools.islice(train.fit(run), steps))
 
 
 if __name__ == "__main__":
