@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ STUDENT = {
 }
 """The section of the demo's student."""
 FILE = Path("bench.yaml")
-_WORDS = (
+WORDS = (
     *("the", "old", "mill", "grinds", "corn", "by", "a", "wide", "river", "near", "our", "village"),
     *("rain", "falls", "on", "green", "roof", "of", "house", "while", "two", "children", "sing"),
     *("song", "about", "ships", "and", "birds", "that", "came", "from", "far", "away", "last"),
@@ -60,13 +61,22 @@ def scene(
     caches: Mapping[str, Any] | None = None,
     students: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] = TEACHER,
+    max_seq_length: int | None = None,
 ) -> Project:
     """Corpus `c`, tokenised, of the first `rows` texts, teacher `t`, and caches to be made.
 
     The texts are those of `files`, else of the standard library (about 18,000). The pipeline file
     is there as well, for runs of `kdpipe` in the folder.
     """
-    project = planned(folder, rows, files=files, caches=caches, students=students, model=model)
+    project = planned(
+        folder,
+        rows,
+        files=files,
+        caches=caches,
+        students=students,
+        model=model,
+        max_seq_length=max_seq_length,
+    )
     tokenize(project)
     return project
 
@@ -79,13 +89,15 @@ def planned(
     caches: Mapping[str, Any] | None = None,
     students: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] = TEACHER,
+    max_seq_length: int | None = None,
 ) -> Project:
     """As `scene`, with nothing made but the pipeline file."""
     source: dict[str, Any] = {"kind": "python_docs"}
     if files:
         source = {"kind": "files", "files": [str(Path(file).absolute()) for file in files]}
+    corpus = {"sources": [source], "tokenizer": "t", "max_rows": rows}
     data = {
-        "corpora": {"c": {"sources": [source], "tokenizer": "t", "max_rows": rows}},
+        "corpora": {"c": {**corpus, "max_seq_length": max_seq_length}},
         "teachers": {"t": dict(model)},
         "caches": {"said": EMBEDDINGS} if caches is None else dict(caches),
         "students": dict(students or {}),
@@ -109,10 +121,12 @@ def texts_of(project: Project) -> list[str]:
     return list(itertools.islice(distinct, spec.max_rows))
 
 
-def asking(project: Project, name: str = "said", identity: str | None = None) -> Asking:
-    """The questions of a cache, on the CPU; `identity` is the teacher's, where it is known."""
+def asking(
+    project: Project, name: str = "said", identity: str | None = None, device: str = "cpu"
+) -> Asking:
+    """The questions of a cache; `identity` is the teacher's, where it is known."""
     spec = project.pipeline.caches[name]
-    dtype = pick_dtype(spec.dtype, pick_device("cpu"))
+    dtype = pick_dtype(spec.dtype, pick_device(device))
     identity = identity or project.teacher("t").identity
     return Asking(project.corpus(spec.corpus), identity, spec, dtype)
 
@@ -124,17 +138,23 @@ def cache(
     identity: str | None = None,
     load: Callable[[], Encoder] | None = None,
     store: Store | None = None,
+    device: str = "cpu",
 ) -> list[Todo]:
     """Arrow to shards, in the project's store or another; what the teacher had to read.
 
-    Where another store is given, nothing that was said before is used.
+    A teacher that `load` gives is on the device already; where another store is given, nothing
+    that was said before is used.
     """
-    questions, known = asking(project, name, identity), None
+    questions, known = asking(project, name, identity, device), None
     todo = missing(questions, project.store if store is None else store)
     if store is None:
         todo, known = spare(todo, questions, project.cache_folder(name))
     store = project.store if store is None else store
-    teacher.answer(questions, todo, store, load or project.teacher("t").load, known)
+
+    def from_disk() -> Encoder:
+        return project.teacher("t").load().to(pick_device(device))
+
+    teacher.answer(questions, todo, store, load or from_disk, known)
     facts = teacher.facts(questions, store)
     inputs = {"meaning": str(versions.CACHE_TEACHER), "corpus": questions.corpus.digest}
     inputs |= {"teacher": questions.teacher, "dtype": questions.dtype}
@@ -155,11 +175,11 @@ def again(encoder: Encoder) -> Callable[[], Encoder]:
 
 def made_texts(path: Path, rows: int, words: int = 4, start: int = 0) -> Path:
     """A file of `rows` different short texts, one a line; number `start` is the first."""
-    base = len(_WORDS)
+    base = len(WORDS)
     with path.open("w", encoding="utf-8") as file:
         for number in range(start, start + rows):
             digits = [number // base**place % base for place in range(words)]
-            file.write(" ".join(_WORDS[digit] for digit in digits) + "\n")
+            file.write(" ".join(WORDS[digit] for digit in digits) + "\n")
     return path
 
 
@@ -203,24 +223,21 @@ def run(command: Sequence[str], folder: Path, *, watch: bool = False) -> Ran:
     """
     environment = {**os.environ, "KDPIPE_QUIET": "1"}
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
     own = whole = 0
-    while watch and process.poll() is None:
-        told = _memory(process.pid)
-        own, whole = max(own, told.get("RssAnon", 0)), max(whole, told.get("VmHWM", 0))
-        time.sleep(0.01)
-    said, _ = process.communicate()
-    took = time.perf_counter() - begin
-    if process.returncode:
-        sys.stderr.write(said)
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT
+        )
+        while watch and process.poll() is None:
+            told = _memory(process.pid)
+            own, whole = max(own, told.get("RssAnon", 0)), max(whole, told.get("VmHWM", 0))
+            time.sleep(0.01)
+        process.wait()
+        took = time.perf_counter() - begin
+        if process.returncode:
+            said.seek(0)
+            sys.stderr.write(said.read())
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return Ran(took, own, whole)
 
 
