@@ -6,8 +6,8 @@ Rows are very short, and teacher and student very small, so that millions of row
 Every stage is a process of its own, whose anonymous memory (RssAnon, looked at 100 times a second)
 is what counts: that is what a machine has to have. VmHWM would also count files that are mapped,
 shards and libraries, which the kernel takes back whenever others need the room, so it grows with
-what there is and not with what is needed; it is in the file of results. The *limit* is what the
-stage takes with next to no rows, and the model itself.
+what there is and not with what is needed; it stands beside. The *limit* is what the stage takes
+with next to no rows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 100])
     options = parser.parse_args()
-    counts = [options.rows * times for times in sorted(options.times)]
+    counts = [options.rows * times for times in sorted(set(options.times))]
+    if len(counts) < 2:
+        parser.error("--times takes two numbers at least: growth is from one size to another")
     with tempfile.TemporaryDirectory() as folder:
         teacher = random_teacher(Path(folder) / "teacher", layers=1, width=32, heads=2)
         model = sum(file.stat().st_size for file in teacher.glob("*.safetensors"))
@@ -52,11 +54,6 @@ def main() -> None:
             # The steps of train are as many for any corpus.
             per |= {} if stage == "train" else {name: Size(rows, "rows")}
     sizes = {"rows": counts[0], "at most": counts[-1], "bytes of the model": model}
-    for stage in STAGES:
-        for rows in (_FEW, *counts):
-            ran = made[rows][stage]
-            sizes[f"{stage}, {rows} rows, bytes"] = ran.anonymous
-            sizes[f"{stage}, {rows} rows, bytes with mapped files"] = ran.resident
     report("peak_memory", seconds, figures(made, counts, model), sizes=sizes, per=per)
 
 
@@ -82,11 +79,15 @@ def figures(made: dict[int, dict[str, Ran]], counts: list[int], model: int) -> l
     found = []
     for stage in STAGES:
         took = {rows: ran[stage].anonymous for rows, ran in made.items()}
+        for rows, ran in made.items():
+            what = f"{stage}, {rows:,} rows: memory"
+            found.append(Figure(what, ran[stage].anonymous / 1e6, unit="MB"))
+            found.append(Figure(f"{what} with files", ran[stage].resident / 1e6, unit="MB"))
         for one, other in pairwise(counts):
             growth = (took[other] - model) / (took[one] - model)
             what = f"{stage}: memory beside the model, {other:,} rows beside {one:,}"
             found.append(Figure(what, growth, most=_FLAT))
-        slope = (took[counts[-1]] - took[counts[0]]) / max(1, counts[-1] - counts[0])
+        slope = (took[counts[-1]] - took[counts[0]]) / (counts[-1] - counts[0])
         foretold = took[counts[-1]] - model + slope * (_LARGE - counts[-1])
         found.append(Figure(f"{stage}: memory of a row more", slope, unit="bytes"))
         what = f"{stage}: memory beside the model at {_LARGE:,} rows, foretold"

@@ -34,7 +34,6 @@ from kdpipe.teacher import finish
 from kdpipe.versions import CACHE_TEACHER
 
 _TOKENS_PER_BATCH = 4096
-_QKV = ("query", "key", "value")
 Starts = npt.NDArray[np.int64]
 
 
@@ -98,7 +97,8 @@ def project_of(folder: Path, rows: int, files: list[str], widths: Mapping[str, i
 
 
 def _parts(name: str) -> list[Part]:
-    several = {"hidden": [Part("hidden", 1)], "qkv": [Part(what, 1) for what in _QKV]}
+    three = [Part("query", 1), Part("key", 1), Part("value", 1)]
+    several = {"hidden": [Part("hidden", 1)], "qkv": three}
     return several.get(name, [EMBEDDING])
 
 
