@@ -37,6 +37,7 @@ from kdpipe.loader import read_batch
 from kdpipe.parts import EMBEDDING
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
+from kdpipe.questions import missing
 from kdpipe.run import Run
 from kdpipe.store import Store
 
@@ -143,8 +144,8 @@ class Bench:
         """The forward passes alone."""
         questions = asking(self.project, identity=self.identity, device=self.device)
         device, ready = pick_device(self.device), list[Tokens]()
-        for index in range(len(self.corpus.facts.blocks)):
-            rows, batches = passes.plan_block(questions, index, device)
+        for item in missing(questions, Store(self.project.root / "nothing")):
+            rows, batches = passes.plan_block(questions, item, device)
             ready += [rows.take(batch).to(device) for batch in batches]
         encoder = again(self.encoder)()
         if questions.dtype != "fp32":

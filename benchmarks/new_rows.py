@@ -53,7 +53,7 @@ def main() -> None:
         bench, new = prepare(Path(folder), options)
         works: dict[str, Work] = {
             TOKENIZE: bench.tokenize,
-            NEW: lambda: bench.read.append(bench.cache(bench.now.store)),
+            NEW: lambda: bench.read.append(bench.cache()),
             FULL: lambda: bench.full.append(bench.cache(Store(bench.now.root / "empty"))),
             LIMIT: passes_of(bench.encoder, bench.now, new),
         }
@@ -89,8 +89,8 @@ class Bench:
         self.now = next(self.coming)
         tokenize(self.now)
 
-    def cache(self, store: Store) -> int:
-        """Arrow to shards; how many rows went through the teacher."""
+    def cache(self, store: Store | None = None) -> int:
+        """Arrow to shards, maybe in another store; how many rows went through the teacher."""
         rows: list[int] = []
 
         def count(module: Any, arguments: Any, named: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[Bench, list[str]
     teacher = first.teacher("t")
     bench = Bench(teacher.load(), teacher.identity, first, iter([first]))
     bench.tokenize()
-    bench.cache(first.store)
+    bench.cache()
     copies = []
     for number in range(options.repetitions):
         # Files are never changed in place, so that links are as good as copies.

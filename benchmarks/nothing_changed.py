@@ -16,13 +16,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.kit import Figure, in_turns, report
-from benchmarks.scene import EMBEDDINGS, asking, kdpipe, planned, run, tokenize
-from kdpipe import artifact, cache, dvc, io, versions
-from kdpipe.activations import Dims
-from kdpipe.cache import CacheFacts
+from benchmarks.scene import EMBEDDINGS, asking, kdpipe, made_cache, planned, run, tokenize
+from kdpipe import artifact, cache, dvc, io
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
-from kdpipe.questions import cache_identity
 
 OURS, DVC = "kdpipe cache-teacher, nothing changed", "dvc repro, nothing changed"
 PYTHON, DVC_LIMIT = "limit: python -c pass", "limit: dvc --version"
@@ -43,8 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         project = planned(root, 100, caches={"said": {**EMBEDDINGS, "dtype": "fp32"}})
-        large_corpus(project, options.shards)
-        large_cache(project)
+        enlarge(project, options.shards)
         file, repro = str(project.file), [*_DVC, "repro", "-q"]
         stages = dvc.dvc_yaml(project.pipeline, root / project.file, root)
         (root / dvc.FILE).write_text(stages, encoding="utf-8")
@@ -76,10 +72,11 @@ def manifests(project: Project) -> list[bytes]:
     return [(folder / artifact.MANIFEST).read_bytes() for folder in folders]
 
 
-def large_corpus(project: Project, count: int) -> None:
-    """Corpus `c` with so many blocks, whose files are sparse."""
+def enlarge(project: Project, count: int) -> None:
+    """Make a small corpus and its cache, and of each a large one with sparse files."""
     tokenize(project)
-    small, folder = project.corpus("c"), project.corpus_folder("c")
+    small = made_cache(project)
+    folder = project.corpus_folder("c")
     blocks = [
         {
             "name": f"block-{number:016x}.arrow",
@@ -90,50 +87,23 @@ def large_corpus(project: Project, count: int) -> None:
         }
         for number in range(count)
     ]
-    facts = small.facts.identity() | {"blocks": blocks}
+    facts = small.corpus.facts.identity() | {"blocks": blocks}
     facts |= {"rows": count * _ROWS, "tokens": count * _TOKENS, "held_out": count}
-    update = {"facts": facts, "files": tuple(sparse(folder, str(one["name"])) for one in blocks)}
-    artifact.finish(folder, small.manifest.model_copy(update=update))
-
-
-def large_cache(project: Project) -> None:
-    """Cache `said` of that corpus, whose shards are sparse."""
+    files = tuple(sparse(folder, str(block["name"])) for block in blocks)
+    manifest = small.corpus.manifest.model_copy(update={"facts": facts, "files": files})
+    digest = artifact.finish(folder, manifest)
     questions, folder = asking(project), project.cache_folder("said")
-    folder.mkdir(parents=True)
-    dims: Dims = project.teacher("t").load().dims
-    facts = CacheFacts(
-        teacher=questions.teacher,
-        tokenizer=questions.corpus.facts.tokenizer,
-        dtype=questions.dtype,
-        difference=None,
-        embedding_width=dims.embedding,
-        hidden_width=dims.hidden,
-        layers=dims.layers,
-        heads=dims.heads,
-        classes=dims.classes,
-        problem=dims.problem,
-        relative=dims.relative,
-        rows=questions.corpus.facts.rows,
-        questions=tuple(questions.questions),
-        widths={question.name: dims.embedding for question in questions.questions},
-    )
     names = [
         cache.name_of(questions.full(block, question), question)
         for block in questions.corpus.facts.blocks
         for question in questions.questions
     ]
-    inputs = {"meaning": str(versions.CACHE_TEACHER), "corpus": questions.corpus.digest}
-    artifact.finish(
-        folder,
-        artifact.Manifest(
-            format=cache.KIND,
-            version=artifact.VERSIONS[cache.KIND],
-            spec=cache_identity(questions.spec),
-            inputs=inputs | {"teacher": questions.teacher, "dtype": questions.dtype},
-            facts=facts.identity(),
-            files=tuple(sparse(folder, name) for name in names),
-        ),
-    )
+    update = {
+        "facts": small.manifest.facts | {"rows": count * _ROWS},
+        "inputs": small.manifest.inputs | {"corpus": digest},
+        "files": tuple(sparse(folder, name) for name in names),
+    }
+    artifact.finish(folder, small.manifest.model_copy(update=update))
 
 
 def sparse(folder: Path, name: str) -> artifact.Part:
