@@ -155,15 +155,27 @@ def is_current(
 
     `verify` also reads all files, and compares their digests.
     """
+    manifest = current(folder, kind, spec, inputs)
+    if manifest is None:
+        return False
+    return not verify or all(_digest(folder, file) == file.digest for file in manifest.files)
+
+
+def current(
+    folder: Path, kind: str, spec: dict[str, Any], *inputs: dict[str, str]
+) -> Manifest | None:
+    """The manifest of a folder that is finished, complete in size, and made by `spec`.
+
+    None where it is not, or was not made from one of `inputs`.
+    """
     try:
         manifest, _ = open_finished(folder, kind, "")
     except ArtifactError:
-        return False
-    if (manifest.spec, manifest.inputs, manifest.version) != (spec, inputs, VERSIONS[kind]):
-        return False
-    if any(_size(folder / file.name) != file.bytes for file in manifest.files):
-        return False
-    return not verify or all(_digest(folder, file) == file.digest for file in manifest.files)
+        return None
+    if (manifest.spec, manifest.version) != (spec, VERSIONS[kind]) or manifest.inputs not in inputs:
+        return None
+    whole = all(_size(folder / file.name) == file.bytes for file in manifest.files)
+    return manifest if whole else None
 
 
 def refuse_stale(

@@ -8,25 +8,27 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field, model_validator
 from safetensors import safe_open
-from torch import Tensor
 
-from kdpipe import artifact, storage
-from kdpipe.activations import Activations, Dims
+from kdpipe import artifact
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError
-from kdpipe.gather import Shard, gather
 from kdpipe.parts import Needs, Part, Problem
 from kdpipe.store import key_of
 from kdpipe.targets import Question
 from kdpipe.tensor_files import ABOUT_ROWS, header, listed, shard_kinds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdpipe.activations import Activations, Dims
+    from kdpipe.gather import Shard
 
 KIND = "kdpipe.cache"
 REMEDY = "run 'kdpipe cache-teacher'"
@@ -98,6 +100,8 @@ class Cache:
     @property
     def dims(self) -> Dims:
         """Widths and depth of the teacher."""
+        from kdpipe.activations import Dims
+
         facts = self.facts
         return Dims(
             embedding=facts.embedding_width,
@@ -133,6 +137,10 @@ class Cache:
 
     def read(self, rows: npt.NDArray[np.int64], needs: Needs) -> Activations:
         """What the teacher said about `rows`, in their order; values are fp32 on the CPU."""
+        import torch
+
+        from kdpipe.activations import Activations
+
         lengths = torch.from_numpy(self.corpus.lengths[rows].astype(np.int64))
         # Of one part in several storage types the last one is read.
         numbers = {question.what: number for number, question in enumerate(self.facts.questions)}
@@ -141,6 +149,8 @@ class Cache:
 
     def _gather(self, rows: npt.NDArray[np.int64], number: int, part: Part) -> Tensor:
         """[R, D] for a question about rows, [N, D] for one about tokens, or masked ones."""
+        from kdpipe import storage
+        from kdpipe.gather import gather
 
         def read(index: int) -> Shard:
             starts = self.corpus.block(index).starts_of(part) if part.per_token else None

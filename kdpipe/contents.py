@@ -27,15 +27,15 @@ from kdpipe.corpus import BlockFacts, Corpus, CorpusFacts
 from kdpipe.device import Dtype
 from kdpipe.errors import ArtifactError, explain
 from kdpipe.hub import read_json
-from kdpipe.import_targets import Importing
+from kdpipe.importing import Importing
 from kdpipe.known_rows import about_rows
+from kdpipe.made_from import KIND as STUDENT
 from kdpipe.masking import UNMASKED
 from kdpipe.pipeline import CacheSpec
 from kdpipe.questions import Asking
 from kdpipe.targets import Question
 from kdpipe.tensor_files import Kind, header, listed, not_finite, shard_kinds
 from kdpipe.write_student import CARD
-from kdpipe.write_student import KIND as STUDENT
 
 Facts = TypeVar("Facts", bound=Frozen)
 Pairs = dict[str, tuple[object, object]]

@@ -5,62 +5,29 @@ From there on nothing tells it apart from the cache of a teacher that was run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from kdpipe import io, storage
+from kdpipe import storage
 from kdpipe.activations import Dims
 from kdpipe.cache import CacheFacts
-from kdpipe.corpus import BlockFacts, Corpus
+from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError, NonFiniteError
+from kdpipe.importing import Importing
 from kdpipe.known_rows import about_rows
 from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
-from kdpipe.questions import Asking, Todo
+from kdpipe.questions import Todo
 from kdpipe.store import Store
 from kdpipe.targets import Imported, Question
 from kdpipe.targets.imported import STATES
 from kdpipe.teacher import rows_of
 from kdpipe.token_vectors import at_first_tokens
-from kdpipe.vector_files import open_vectors, present, width_of
+from kdpipe.vector_files import open_vectors, width_of
 
-_SAYS_NOTHING = {"file", "storage"}
-"""Keys of a file that do not change its vectors: where it is, and how a shard keeps them."""
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Importing(Asking):
-    """Files in place of a teacher; `teacher` is the digest of all that they say."""
-
-    def full(self, block: BlockFacts, question: Question) -> dict[str, Any]:
-        """The whole question, the digest of which names the shard.
-
-        Rows are found by number or by text, of which the tokens of a block tell neither: the name
-        of a block stands for all that is in it.
-        """
-        return super().full(block, question) | {"tokens": block.name}
-
-
-def importing(corpus: Corpus, spec: CacheSpec, root: Path) -> Importing:
-    """What a cache of files asks; raises ArtifactError where one of them is not there."""
-    return Importing(corpus, identity_of(spec, root), spec, "fp32")
-
-
-def identity_of(spec: CacheSpec, root: Path) -> str:
-    """What stands for a teacher; raises ArtifactError where a file is not there."""
-    said = [
-        [
-            {key: value for key, value in file.identity().items() if key not in _SAYS_NOTHING},
-            io.digest_file(present(file, root)),
-        ]
-        for file in spec.files
-    ]
-    return io.identity(said)
 
 
 def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> None:

@@ -30,11 +30,11 @@ from kdpipe.contents import facts_of
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import read_json
+from kdpipe.made_from import KIND as STUDENT
 from kdpipe.progress import human_bytes
 from kdpipe.store import Receipt, key_of
 from kdpipe.targets import Question
 from kdpipe.tensor_files import ABOUT_ROWS, Kind, header, not_finite
-from kdpipe.write_student import KIND as STUDENT
 
 Pairs = list[tuple[str, str]]
 _SAMPLE = 8

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kdpipe.activations import Dims
     from kdpipe.cache import Cache
     from kdpipe.encoder import Encoder
+    from kdpipe.known_tokenizers import KnownTokenizer
     from kdpipe.tokenizer import Tokenizer
     from kdpipe.write_corpus import Reading
 
@@ -34,6 +35,8 @@ class Teacher:
     spec: TeacherSpec
     folder: Path
     head: HeadSpec
+    root: Path
+    """The project."""
     mlm: bool = False
     """Whether it is asked for masked tokens."""
 
@@ -46,9 +49,18 @@ class Teacher:
     @property
     def tokenizer(self) -> Tokenizer:
         """What it reads text with."""
-        from kdpipe.tokenizer import load_tokenizer
+        return self._known_tokenizer.loaded
 
-        return load_tokenizer(modules.transformer_folder(self.folder))
+    @property
+    def fingerprint(self) -> str:
+        """That of its tokenizer, which is loaded for it only where no earlier run has done so."""
+        return self._known_tokenizer.fingerprint
+
+    @property
+    def _known_tokenizer(self) -> KnownTokenizer:
+        from kdpipe.known_tokenizers import tokenizer_of
+
+        return tokenizer_of(self.folder, self.root)
 
     @property
     def identity(self) -> str:
@@ -110,18 +122,18 @@ class Project:
             spec.model, revision=spec.revision, package=spec.package, sha256=spec.sha256
         )
         head = modules.head_of(folder, pooling=spec.pooling, normalize=spec.normalize)
-        return Teacher(name, spec, folder, head, mlm)
+        return Teacher(name, spec, folder, head, self.root, mlm)
 
     def reading(self, name: str) -> Reading:
         """How a corpus' text becomes tokens; raises UsageError for a limit beyond the positions."""
-        from kdpipe.tokenizer import load_tokenizer
-        from kdpipe.word_tokenizer import MOST_WORDS, word_tokenizer
+        from kdpipe.known_tokenizers import tokenizer_of
+        from kdpipe.word_tokenizer import MOST_WORDS, known_words
         from kdpipe.write_corpus import Reading
 
         spec = self.pipeline.corpora[name]
         if not isinstance(spec.tokenizer, str):
-            tokenizer = word_tokenizer(spec, spec.tokenizer, self.root)
-            return Reading(tokenizer, spec.max_seq_length or MOST_WORDS, spec.prompt or "")
+            words = known_words(spec, spec.tokenizer, self.root)
+            return Reading(words, spec.max_seq_length or MOST_WORDS, spec.prompt or "")
         if spec.tokenizer in self.pipeline.teachers:
             folder = self.teacher(spec.tokenizer).folder
         else:
@@ -134,7 +146,7 @@ class Project:
                 f" positions for {positions} tokens: lower it"
             )
         prompt = modules.default_prompt(folder) if spec.prompt is None else spec.prompt
-        return Reading(load_tokenizer(modules.transformer_folder(folder)), limit, prompt)
+        return Reading(tokenizer_of(folder, self.root), limit, prompt)
 
     def corpus(self, name: str) -> Corpus:
         """A finished corpus; raises ArtifactError where there is none, or another section's."""
@@ -212,7 +224,7 @@ def open_project(file: Path) -> Project:
 
 def same_tokenizer(teacher: Teacher, corpus: Corpus, name: str) -> None:
     """Refuse a corpus that was tokenised for another model; raises ArtifactError."""
-    found = teacher.tokenizer.fingerprint
+    found = teacher.fingerprint
     if found != corpus.facts.tokenizer:
         raise ArtifactError(
             f"{corpus.folder} was tokenised for another model (tokenizer"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdpipe.cache import whole_question
 from kdpipe.corpus import BlockFacts, Corpus
-from kdpipe.device import Dtype
 from kdpipe.parts import order
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import say
 from kdpipe.store import Store
 from kdpipe.targets import Question
 from kdpipe.tensor_files import header
+
+if TYPE_CHECKING:
+    from kdpipe.device import Dtype
 
 _REMEDY = "run 'kdpipe cache-teacher' with --verify, which computes it again"
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from kdpipe import io, records
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 3
 """Of shards and receipts; enters every key."""
@@ -85,6 +85,8 @@ class Store:
         self, question: dict[str, Any], tensors: dict[str, Tensor], made_by: dict[str, Any]
     ) -> str:
         """Keep the answer to `question`; returns its key. On return it survives a power cut."""
+        from safetensors.torch import save
+
         key, data = self.key(question), save(tensors)
         path, digest = self.path(key), io.digest_bytes(data)
         io.make_folder(path.parent)

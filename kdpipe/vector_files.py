@@ -82,7 +82,7 @@ def open_vectors(file: Imported, root: Path, corpus: Corpus, scratch: Path) -> V
         ArtifactError: not there, damaged, no vectors, or not one for each row of the corpus, or
             for each of its tokens or words.
     """
-    path = present(file, root)
+    path = file.path(root)
     if file.suffix not in TABLES:
         return _array(file, path, corpus)
     io.make_folder(scratch)
@@ -97,18 +97,10 @@ def open_vectors(file: Imported, root: Path, corpus: Corpus, scratch: Path) -> V
 
 def width_of(file: Imported, root: Path, corpus: Corpus) -> int:
     """D, without writing anything; raises as `open_vectors` does."""
-    path = present(file, root)
+    path = file.path(root)
     if file.suffix in TABLES:
         return _unpack(file, path, corpus, None).width
     return _array(file, path, corpus).values.shape[1]
-
-
-def present(file: Imported, root: Path) -> Path:
-    """Where it is; raises ArtifactError where it is not."""
-    path = root / file.file
-    if not path.is_file():
-        raise ArtifactError(f"{path} does not exist: check 'files' in the pipeline file")
-    return path
 
 
 def _array(file: Imported, path: Path, corpus: Corpus) -> Vectors:

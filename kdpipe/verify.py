@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from kdpipe import artifact, corpus, import_targets
+from kdpipe import artifact, corpus, importing
 from kdpipe.artifact import MANIFEST, Manifest
 from kdpipe.augment import AugmentationSpec, write
 from kdpipe.cache import KIND as CACHE
 from kdpipe.contents import REMEDY, facts_of, problems
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.made_from import KIND as STUDENT
 from kdpipe.pipeline import CacheSpec, CorpusSpec, StudentSpec
 from kdpipe.progress import Progress, clock_tenths, human_bytes
 from kdpipe.sources import Source
 from kdpipe.write_corpus import named_sources
-from kdpipe.write_student import KIND as STUDENT
 
 PLACES = {"texts": write.KIND, "corpora": corpus.KIND, "caches": CACHE, "students": STUDENT}
 """Folders of `artifacts/`."""
@@ -185,7 +185,7 @@ class _Chain:
             one.unchecked.append(_input(one, manifest, "teacher"))
             return
         names = ", ".join(file.file for file in spec.files)
-        self._state(one, manifest, "teacher", names, lambda: import_targets.identity_of(spec, root))
+        self._state(one, manifest, "teacher", names, lambda: importing.identity_of(spec, root))
 
     def _of_student(self, one: Verdict, manifest: Manifest, root: Path) -> None:
         spec = StudentSpec.of_identity(manifest.spec)

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from kdpipe.corpus_rows import Distinct
 from kdpipe.errors import ArtifactError
+from kdpipe.known_tokenizers import KnownTokenizer
 from kdpipe.pipeline import CorpusSpec, WordTokenizer
+from kdpipe.sources import HubDataset
 from kdpipe.tokenizer import WORD_LEVEL, Tokenizer
 
 MOST_WORDS = 128
 """Of a row, where the corpus does not say."""
+
+
+def known_words(spec: CorpusSpec, asked: WordTokenizer, root: Path) -> KnownTokenizer:
+    """The tokenizer of a corpus' words, whose text is read again only once it is used."""
+
+    def text() -> list[Any]:
+        return [spec.identity(), [source.state(root) for source in spec.every_source]]
+
+    # Nobody but the hub knows whether its text is the same again.
+    on_disk = not any(isinstance(source, HubDataset) for source in spec.every_source)
+    return KnownTokenizer(
+        lambda: word_tokenizer(spec, asked, root), text if on_disk else None, root
+    )
 
 
 def word_tokenizer(spec: CorpusSpec, asked: WordTokenizer, root: Path) -> Tokenizer:

@@ -15,6 +15,7 @@ from kdpipe import artifact, blocks, corpus, io
 from kdpipe.corpus import BlockFacts, CorpusFacts
 from kdpipe.corpus_rows import Chosen, Distinct
 from kdpipe.errors import ArtifactError
+from kdpipe.known_tokenizers import KnownTokenizer
 from kdpipe.masking import UNMASKED, Masking
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
@@ -38,9 +39,14 @@ _CHUNK = 4096
 class Reading:
     """How text becomes token ids."""
 
-    tokenizer: Tokenizer
+    known: KnownTokenizer
     max_seq_length: int
     prompt: str
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads it."""
+        return self.known.loaded
 
 
 def source_digests(spec: CorpusSpec, root: Path) -> dict[str, str]:

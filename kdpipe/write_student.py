@@ -7,7 +7,7 @@ again when more is known (`evaluate` puts the measured table into it), and no in
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -15,71 +15,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 import kdpipe
-from kdpipe import artifact, card, io, plots, snapshots, versions
-from kdpipe.cache import Cache
-from kdpipe.corpus import Corpus
+from kdpipe import artifact, card, io, plots, snapshots
 from kdpipe.folder import write_model
 from kdpipe.job import Job, Line
+from kdpipe.made_from import KIND, student_identity
 from kdpipe.nets.crf import FILE as CRF_FILE
-from kdpipe.pipeline import StudentSpec
 
 if TYPE_CHECKING:
     from kdpipe.project import Project
 
-KIND = "kdpipe.student"
 CARD = "README.md"
-
-
-def student_identity(spec: StudentSpec) -> dict[str, Any]:
-    """The part of a student's section that decides what it becomes."""
-    identity = {key: value for key, value in spec.identity().items() if key != "evaluate"}
-    if spec.train.save_total_limit == 1:
-        # Then they only say how much of a run is lost when it is stopped.
-        train = {key: value for key, value in identity["train"].items() if key != "save_steps"}
-        identity |= {"train": train}
-    return identity
-
-
-class Asked(NamedTuple):
-    """One student: what decides what it becomes."""
-
-    identity: dict[str, Any]
-    inputs: dict[str, str]
-    corpus: Corpus
-    caches: dict[str, Cache]
-
-
-def asked(project: Project, whole: str) -> dict[str, Asked]:
-    """The students that are trained as one, by name; raises as `Project.inputs` does."""
-    pipeline, found = project.pipeline, dict[str, Asked]()
-    for name in pipeline.trained_in(whole):
-        spec, (corpus, caches) = pipeline.student(name), project.inputs(name)
-        inputs = {
-            "meaning": str(versions.TRAIN),
-            "corpus": corpus.digest,
-            **{f"cache.{key}": cache.digest for key, cache in caches.items()},
-            **spec.model.inputs(project.root),
-        }
-        found[name] = Asked(student_identity(spec), inputs, corpus, caches)
-    if whole in pipeline.bodies:
-        tau = pipeline.bodies[whole].tau
-        body = io.identity([tau, [[name, *some[:2]] for name, some in found.items()]])
-        for some in found.values():
-            some.inputs["body"] = body
-    return found
-
-
-def open_student(project: Project, name: str) -> Asked:
-    """What a finished student was made of.
-
-    Raises:
-        ArtifactError: not finished, damaged, or made by another section or from other inputs.
-    """
-    folder, remedy = project.student_folder(name), f"run 'kdpipe train {project.file} {name}'"
-    manifest = artifact.check_all(folder, KIND, remedy)
-    mine = asked(project, project.pipeline.trained_as(name))[name]
-    artifact.refuse_stale(folder, manifest, mine.identity, mine.inputs, remedy)
-    return mine
 
 
 def write_student(project: Project, name: str, job: Job, inputs: dict[str, str]) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kdpipe import versions
 from kdpipe.options import Device, Names, PipelineFile, StageVersion, expect_version
+
+if TYPE_CHECKING:
+    from kdpipe.augment.tools import Tools
+    from kdpipe.project import Project
 
 
 def augment(
@@ -20,15 +26,13 @@ def augment(
     """
     from kdpipe import artifact, io
     from kdpipe.augment import write
-    from kdpipe.augment.tools import Tools
-    from kdpipe.device import pick_device
     from kdpipe.pipeline import choose
     from kdpipe.progress import say
     from kdpipe.project import open_project
 
     expect_version(stage_version, versions.AUGMENT)
     project = open_project(pipeline)
-    tools = Tools(project.root, pick_device(device))
+    tools: Tools | None = None
     for name in choose(project.pipeline.augmentations, names, "augmentation"):
         spec, folder = project.pipeline.augmentations[name], project.texts_folder(name)
         inputs = {"meaning": str(versions.AUGMENT), **write.text_inputs(spec, project.root)}
@@ -37,5 +41,13 @@ def augment(
             if artifact.is_current(folder, write.KIND, spec.identity(), inputs, verify=True):
                 say(f"{folder}: up to date")
                 continue
+            tools = tools or _tools(project, device)
             facts = write.write_texts(spec, folder, project.root, inputs, tools)
         say(f"{folder}: {facts.rows:,} rows became {facts.texts:,}")
+
+
+def _tools(project: Project, device: str) -> Tools:
+    from kdpipe.augment.tools import Tools
+    from kdpipe.device import pick_device
+
+    return Tools(project.root, pick_device(device))

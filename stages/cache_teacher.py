@@ -21,12 +21,11 @@ from kdpipe.options import (
 if TYPE_CHECKING:
     from kdpipe.activations import Dims
     from kdpipe.cache import CacheFacts
-    from kdpipe.corpus import Corpus
     from kdpipe.encoder import Encoder
     from kdpipe.known_rows import Known
-    from kdpipe.pipeline import CacheSpec
+    from kdpipe.made_from import CacheWanted
     from kdpipe.processes import Group
-    from kdpipe.project import Project
+    from kdpipe.project import Project, Teacher
     from kdpipe.questions import Asking, Todo
     from kdpipe.store import Store
 
@@ -79,51 +78,54 @@ class _Work(NamedTuple):
 def _cache(
     project: Project, name: str, device: str, group: Group, *, dry_run: bool, verify: bool
 ) -> None:
-    from kdpipe import artifact, cache, questions, teacher
-    from kdpipe.dry_run import show_plan
-    from kdpipe.known_rows import spare
+    from kdpipe import made_from
     from kdpipe.progress import say
-    from kdpipe.questions import missing
 
-    spec, folder, store = project.pipeline.caches[name], project.cache_folder(name), project.store
-    corpus = project.corpus(spec.corpus)
-    if spec.teacher is None:
-        work = _import(project, spec, corpus)
-    else:
-        work = _ask(project, spec, spec.teacher, corpus, device)
-    inputs = {
-        "meaning": str(versions.CACHE_TEACHER),
-        "corpus": corpus.digest,
-        "teacher": work.asking.teacher,
-        "dtype": work.asking.dtype,
-    }
+    wanted = made_from.cache_wanted(project, name)
     if dry_run:
-        todo, _ = spare(missing(work.asking, store), work.asking, folder)
-        show_plan(work.asking, todo, store, folder, *work.plan(todo))
+        _show_plan(project, wanted, device)
         return
     with group.lock(project.lock("cache", name), f"cache {name}"):
-        identity = questions.cache_identity(spec)
-        if not verify and artifact.is_current(folder, cache.KIND, identity, inputs):
-            say(f"{folder}: up to date")
+        if not verify and wanted.finished_in() is not None:
+            say(f"{wanted.folder}: up to date")
             return
-        # Until the manifest is there, nothing says that the shards are still wanted.
-        with group.lock(store.lock, "the store", shared=True):
-            todo, known = spare(
-                _todo(work.asking, store, group, verify=verify), work.asking, folder
-            )
-            rows = sum(len(item.unread) for item in todo)
-            work.answer([*group.mine(todo)], known)
-            group.wait()
-            facts = work.facts()
-            if group.leads:
-                teacher.finish(work.asking, facts, store, folder, inputs)
-    numerics = "" if spec.teacher is None else f" in {facts.dtype}"
+        say(_make(project, wanted, device, group, verify=verify))
+
+
+def _show_plan(project: Project, wanted: CacheWanted, device: str) -> None:
+    from kdpipe.dry_run import show_plan
+    from kdpipe.known_rows import spare
+    from kdpipe.questions import missing
+
+    work = _work(project, wanted, device)
+    todo, _ = spare(missing(work.asking, project.store), work.asking, wanted.folder)
+    show_plan(work.asking, todo, project.store, wanted.folder, *work.plan(todo))
+
+
+def _make(project: Project, wanted: CacheWanted, device: str, group: Group, *, verify: bool) -> str:
+    """Ask what nobody has asked yet, and finish the cache; what to say of it."""
+    from kdpipe import teacher
+    from kdpipe.known_rows import spare
+
+    store, corpus, work = project.store, wanted.corpus, _work(project, wanted, device)
+    # Until the manifest is there, nothing says that the shards are still wanted.
+    with group.lock(store.lock, "the store", shared=True):
+        found = _todo(work.asking, store, group, verify=verify)
+        todo, known = spare(found, work.asking, wanted.folder)
+        rows = sum(len(item.unread) for item in todo)
+        work.answer([*group.mine(todo)], known)
+        group.wait()
+        facts = work.facts()
+        if group.leads:
+            inputs = wanted.inputs(work.asking.dtype)
+            teacher.finish(work.asking, facts, store, wanted.folder, inputs)
+    numerics = "" if wanted.teacher is None else f" in {facts.dtype}"
     if facts.difference is not None:
         sample, cosine = facts.difference.rows, facts.difference.min_cosine
         numerics += f" (cosine to fp32 at least {cosine:.5f} on {sample} rows)"
-    say(
-        f"{folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new: {work.did}"
-        f" {rows:,} of {facts.rows:,} rows{numerics}"
+    return (
+        f"{wanted.folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new:"
+        f" {work.did} {rows:,} of {facts.rows:,} rows{numerics}"
     )
 
 
@@ -144,16 +146,21 @@ def _todo(asking: Asking, store: Store, group: Group, *, verify: bool) -> list[T
     return todo
 
 
-def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: str) -> _Work:
+def _work(project: Project, wanted: CacheWanted, device: str) -> _Work:
+    if wanted.teacher is None:
+        return _import(project, wanted)
+    return _ask(project, wanted, wanted.teacher, device)
+
+
+def _ask(project: Project, wanted: CacheWanted, who: Teacher, device: str) -> _Work:
     from kdpipe import teacher
     from kdpipe.device import pick_device, pick_dtype
     from kdpipe.dry_run import pace
-    from kdpipe.project import same_tokenizer
     from kdpipe.questions import Asking
 
-    who, where = project.teacher(name, mlm=spec.asks_mlm), pick_device(device)
-    same_tokenizer(who, corpus, spec.corpus)
-    asking = Asking(corpus, who.identity, spec, pick_dtype(spec.dtype, where))
+    where = pick_device(device)
+    dtype = wanted.finished_in() or pick_dtype(wanted.spec.dtype, where)
+    asking = Asking(wanted.corpus, wanted.said_by, wanted.spec, dtype)
 
     def load() -> Encoder:
         return who.load().to(where)
@@ -172,13 +179,14 @@ def _ask(project: Project, spec: CacheSpec, name: str, corpus: Corpus, device: s
     return _Work(asking, plan, answer, facts, "the teacher read")
 
 
-def _import(project: Project, spec: CacheSpec, corpus: Corpus) -> _Work:
+def _import(project: Project, wanted: CacheWanted) -> _Work:
     from kdpipe import import_targets
+    from kdpipe.importing import Importing
 
-    asking = import_targets.importing(corpus, spec, project.root)
+    asking = Importing(wanted.corpus, wanted.said_by, wanted.spec, "fp32")
 
     def plan(todo: list[Todo]) -> tuple[Dims, str]:
-        names = " and ".join(file.file for file in spec.files)
+        names = " and ".join(file.file for file in wanted.spec.files)
         return import_targets.dims(asking, project.root), f"from {names}"
 
     def answer(todo: list[Todo], known: Known | None) -> None:

@@ -42,13 +42,13 @@ def evaluate(
 
 
 def _evaluate(project: Project, name: str, device: str) -> None:
-    from kdpipe import card, io, write_student
+    from kdpipe import card, io, made_from
     from kdpipe import evaluate as evaluation
     from kdpipe.hub import read_json
     from kdpipe.subjects import held_out, subjects
 
     tasks, folder = project.pipeline.tasks_of(name), project.student_folder(name)
-    made = write_student.open_student(project, name)
+    made = made_from.open_student(project, name)
     three, cache = subjects(project, name, made.corpus, made.caches, device)
     rows = held_out(made.corpus, cache)
     report = evaluation.evaluate(three, tasks, rows, project.root)

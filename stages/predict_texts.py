@@ -63,9 +63,9 @@ def predict(
     from kdpipe import artifact, io, predict
     from kdpipe.errors import UsageError
     from kdpipe.hub import find_model
+    from kdpipe.made_from import KIND
     from kdpipe.progress import say
     from kdpipe.sources import Squad
-    from kdpipe.write_student import KIND
 
     folder = find_model(model)
     if (folder / artifact.MANIFEST).is_file():

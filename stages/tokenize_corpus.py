@@ -26,7 +26,7 @@ def tokenize(
         reading = project.reading(name)
         inputs = {
             "meaning": str(versions.TOKENIZE),
-            "tokenizer": reading.tokenizer.fingerprint,
+            "tokenizer": reading.known.fingerprint,
             "prompt": reading.prompt,
             "max_seq_length": str(reading.max_seq_length),
             **source_digests(spec, project.root),
@@ -36,6 +36,7 @@ def tokenize(
             if artifact.is_current(folder, corpus.KIND, spec.identity(), inputs, verify=True):
                 say(f"{folder}: up to date")
                 continue
+            inputs["tokenizer"] = reading.known.confirmed()
             facts = write_corpus(spec, folder, reading, project.root, inputs)
         say(
             f"{folder}: {facts.rows:,} rows ({facts.held_out:,} held out), {facts.tokens:,} tokens,"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kdpipe.job import Job
+    from kdpipe.made_from import Asked
     from kdpipe.project import Project
-    from kdpipe.write_student import Asked
 
 
 def train(
@@ -58,16 +58,16 @@ def train(
 
 
 def _train(project: Project, whole: str, device: str) -> None:
-    from kdpipe import artifact, io, write_student
+    from kdpipe import artifact, io, made_from
     from kdpipe.processes import here
     from kdpipe.progress import say
 
-    asked = write_student.asked(project, whole)
+    asked = made_from.asked(project, whole)
     key = io.identity([some[:2] for some in asked.values()])[:32]
     runs = project.root / ".kdpipe" / "runs" / key
     with here().lock(project.lock("student", whole), f"student {whole}"):
         if all(
-            artifact.is_current(project.student_folder(name), write_student.KIND, *some[:2])
+            artifact.is_current(project.student_folder(name), made_from.KIND, *some[:2])
             for name, some in asked.items()
         ):
             for name in asked:
@@ -77,8 +77,10 @@ def _train(project: Project, whole: str, device: str) -> None:
             return
         jobs = _trained(project, whole, asked, runs, device)
         if here().leads:
+            from kdpipe.write_student import write_student
+
             for name, job in jobs.items():
-                write_student.write_student(project, name, job, asked[name].inputs)
+                write_student(project, name, job, asked[name].inputs)
             io.remove(runs)
     for name, job in jobs.items():
         best = job.run.progress

@@ -14,12 +14,12 @@ import pytest
 from kdpipe import artifact, cache, write_corpus
 from kdpipe.corpus import open_corpus
 from kdpipe.errors import ArtifactError, KdpipeError
+from kdpipe.made_from import open_student
 from kdpipe.parts import Part
 from kdpipe.project import Project, open_project
 from kdpipe.stages.cache_teacher import cache_teacher
 from kdpipe.stages.tokenize_corpus import tokenize
 from kdpipe.stages.train_student import train
-from kdpipe.write_student import open_student
 from tests.pieces import new_project, sentences, write_yaml
 from tests.tiny import tiny_headed_folder
 

@@ -20,12 +20,12 @@ from kdpipe.artifact import MANIFEST
 from kdpipe.errors import ArtifactError
 from kdpipe.hub import find_model
 from kdpipe.load import load_encoder
+from kdpipe.made_from import open_student
 from kdpipe.modules import head_of, own_limit, transformer_folder
 from kdpipe.pipeline import load_pipeline
 from kdpipe.project import Project, open_project
 from kdpipe.questions import missing
 from kdpipe.tokenizer import load_tokenizer
-from kdpipe.write_student import open_student
 from tests import damage, fuzz
 from tests.conftest import Figure
 from tests.ends import copy_of

@@ -23,7 +23,7 @@ LAYERS = """
     activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
     blocks gather modules storage store tensor_files windows
-    corpus
+    corpus known_tokenizers
     augment heads module_taps read_rows row_kinds spans taps token_vectors
     cache card encoder gold vector_files
     folder join load streams tasks
@@ -32,9 +32,9 @@ LAYERS = """
     bodies
     pipeline speed
     corpus_rows questions
-    dvc evaluate known_rows passes student terms word_tokenizer write_corpus
+    dvc evaluate importing known_rows passes student terms word_tokenizer write_corpus
     optimizer project run teacher
-    dry_run import_targets store_keeping
+    dry_run import_targets made_from store_keeping
     validate
     train
     checkpoint idle multitask snapshots
@@ -55,6 +55,9 @@ HEAVY |= {"tokenizers", "transformers"}
 LIGHT = {"__init__", "bodies", "cli", "config", "dvc", "errors", "objectives", "parts", "pipeline"}
 LIGHT |= {"progress"}
 LIGHT |= {"sources", "students", "targets", "tasks", "train_spec"}
+# What finds that everything is up to date may not wait for them either.
+LIGHT |= {"artifact", "importing", "known_tokenizers", "made_from", "project", "word_tokenizer"}
+LIGHT |= {"write_corpus"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 SHUTIL_READS = {"shutil.disk_usage", "shutil.get_terminal_size", "shutil.which"}

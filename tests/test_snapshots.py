@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel
 
-from kdpipe import artifact, checkpoint, job, predict, train, write_student
+from kdpipe import artifact, checkpoint, job, made_from, predict, train, write_student
 from kdpipe.errors import ArtifactError
 from kdpipe.job import Job
 from kdpipe.pipeline import StudentSpec
@@ -61,7 +61,7 @@ def test_the_last_saves_are_models_like_the_student_itself(project: Path) -> Non
         # The dense layer to the teacher's width is part of what loads.
         subject = predict.open_subject(folder, "cpu")
         assert predict.embeddings(subject, [Row("The cat sleeps.")]).shape == (1, 32)
-    manifest, _ = artifact.open_finished(FOLDER, write_student.KIND, "")
+    manifest, _ = artifact.open_finished(FOLDER, made_from.KIND, "")
     listed = {file.name for file in manifest.files}
     there = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
     assert listed == there - {"manifest.json", "README.md"}
@@ -128,6 +128,6 @@ def test_how_often_is_saved_decides_what_is_made_where_it_is_kept(
     limit: int | None, told: bool
 ) -> None:
     spec = StudentSpec.model_validate(student(save_steps=40, save_total_limit=limit))
-    identity = write_student.student_identity(spec)
+    identity = made_from.student_identity(spec)
     assert ("save_steps" in identity["train"]) == told
     assert json.loads(json.dumps(identity))["train"]["save_total_limit"] == limit

@@ -84,9 +84,9 @@ class _Model(Frozen):
     revision: str | None = None
     """A commit, tag or branch of the hub; None is the default branch."""
 
-    def state_of_model(self) -> dict[str, str]:
+    def state_of_model(self, root: Path) -> dict[str, str]:
         """The model's weights, config and tokenizer."""
-        return {"model": model_state(self.model, self.revision)}
+        return {"model": model_state(self.model, self.revision, root)}
 
 
 class _Vectors(Frozen):
@@ -112,7 +112,7 @@ class MaskedLm(_Model, Replace):
 
     def state(self, root: Path) -> dict[str, str]:
         """That of the model."""
-        return self.state_of_model()
+        return self.state_of_model(root)
 
 
 class WordVectors(_Vectors, Replace):
@@ -147,7 +147,7 @@ class TinyBert(_Model, _Vectors, Replace):
 
     def state(self, root: Path) -> dict[str, str]:
         """That of the model and that of the vectors."""
-        return self.state_of_model() | self.state_of_vectors(root)
+        return self.state_of_model(root) | self.state_of_vectors(root)
 
 
 Method = Annotated[MaskedLm | WordVectors | TinyBert | Perturb, Field(discriminator="kind")]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from kdpipe import io
 from kdpipe.errors import ArtifactError
 from kdpipe.hub import find_model
-from kdpipe.modules import HeadSpec, encoder_identity, transformer_folder
+from kdpipe.known_tokenizers import tokenizer_of
+from kdpipe.modules import HeadSpec, encoder_identity
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +44,10 @@ class Tools:
         return read_neighbours(self.root / vectors, vocabulary)
 
 
-def model_state(model: str, revision: str | None) -> str:
-    """sha256 of all that a model's candidates depend on."""
-    from kdpipe.tokenizer import load_tokenizer
-
+def model_state(model: str, revision: str | None, root: Path) -> str:
+    """sha256 of all that a model's candidates depend on; `root` is the project."""
     folder = find_model(model, revision=revision)
-    fingerprint = load_tokenizer(transformer_folder(folder)).fingerprint
+    fingerprint = tokenizer_of(folder, root).fingerprint
     return io.identity([encoder_identity(folder, HeadSpec()), fingerprint])
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from kdpipe.config import Frozen, nearest
+from kdpipe.errors import ArtifactError
 from kdpipe.parts import TOKEN_LOGITS, Part, Problem
 from kdpipe.targets.question import Question, Storage
 
@@ -59,6 +60,13 @@ class Imported(Frozen):
     """Of logits: what they mean; `span`: of each token, whether an answer starts or ends there."""
     storage: Storage | None = None
     """How a value is kept; None: fp32 for logits, fp16 for all else."""
+
+    def path(self, root: Path) -> Path:
+        """Where it is; raises ArtifactError where it is not."""
+        path = root / self.file
+        if not path.is_file():
+            raise ArtifactError(f"{path} does not exist: check 'files' in the pipeline file")
+        return path
 
     @property
     def suffix(self) -> str:
