@@ -76,9 +76,10 @@ class MisplacedError(ValueError):
 
 
 class Frozen(BaseModel):
-    """Base of everything a pipeline file can say: immutable, no unknown keys, documented fields."""
+    """Base of everything a pipeline file can say: immutable, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Docstrings of fields are for readers: pydantic would parse all files again at every start.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -86,10 +87,12 @@ class Frozen(BaseModel):
         if isinstance(data, dict) and info.context == _IDENTITY:
             data = {key: value for key, value in data.items() if not cls._is_default(key, value)}
         if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
-            for key in data:
-                if key not in cls.model_fields:
-                    allowed = nearest(str(key), [*cls.model_fields])
-                    raise MisplacedError((key,), f"unknown key {key!r}: {allowed}")
+            # Looked up once: a manifest has tens of thousands of these.
+            fields = cls.model_fields
+            if not data.keys() <= fields.keys():
+                key = next(key for key in data if key not in fields)
+                allowed = nearest(str(key), [*fields])
+                raise MisplacedError((key,), f"unknown key {key!r}: {allowed}")
         return data
 
     def identity(self) -> dict[str, Any]:

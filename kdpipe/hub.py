@@ -6,8 +6,10 @@ bring code along, and no file of it may point outside.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ _SETTINGS = (
     *("config.json", "tokenizer_config.json", "generation_config.json"),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
 )
+_TICK = 2_000_000_000
+"""Nanoseconds: the longest of any file system."""
 _JSON_CAP = 8 << 20
 """Of a safetensors file, in bytes: more than 50,000 tensors."""
 
@@ -56,13 +60,27 @@ def find_model(
         folder = carried or _from_hub(model, revision, package)
     _screen(folder)
     if sha256 is not None:
-        found = io.digest_file(folder / WEIGHTS, "sha256").removeprefix("sha256:")
+        found = weights_digest(folder / WEIGHTS).removeprefix("sha256:")
         if found != sha256:
             raise ArtifactError(
                 f"{model}: sha256 of {WEIGHTS} is {found}, the pipeline file asks for {sha256}:"
                 " use the right revision, or correct 'sha256'"
             )
     return folder
+
+
+def weights_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file, which a process reads once while it stays as it is."""
+    found = path.stat()
+    # Within one tick of the clock a file may change twice, and look the same after that.
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK:
+        return io.digest_file(path, "sha256")
+    return _digest(path, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
+
+
+@functools.lru_cache
+def _digest(path: Path, *state: int) -> str:
+    return io.digest_file(path, "sha256")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 from kdpipe import io, records
 from kdpipe.config import nearest
 from kdpipe.errors import ArtifactError
-from kdpipe.hub import read_json, weight_files
+from kdpipe.hub import read_json, weight_files, weights_digest
 
 FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -147,7 +147,7 @@ def encoder_identity(folder: Path, head: HeadSpec) -> str:
     files = [*weight_files(transformer), *(path / "model.safetensors" for path in head.dense)]
     return io.identity(
         {
-            "weights": [io.digest_file(path, "sha256") for path in files],
+            "weights": [weights_digest(path) for path in files],
             "config": {key: config[key] for key in config if key not in _NOT_IDENTITY},
             "dense": [read_json(path / "config.json") for path in head.dense],
             "head": [list(head.pooling), head.include_prompt, head.normalize],

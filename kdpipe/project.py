@@ -6,9 +6,10 @@ All paths are relative to the project folder, the one that commands are run in:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdpipe import artifact, modules, versions
 from kdpipe.corpus import Corpus, open_corpus
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from kdpipe.known_tokenizers import KnownTokenizer
     from kdpipe.tokenizer import Tokenizer
     from kdpipe.write_corpus import Reading
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Project:
     file: Path
     pipeline: Pipeline
     root: Path
+    _opened: dict[Path, tuple[object, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """Corpora and caches by folder, with what they depended on when they were opened."""
 
     @property
     def store(self) -> Store:
@@ -151,7 +156,8 @@ class Project:
     def corpus(self, name: str) -> Corpus:
         """A finished corpus; raises ArtifactError where there is none, or another section's."""
         folder, remedy = self.corpus_folder(name), f"run 'kdpipe tokenize {self.file} {name}'"
-        found, meaning = open_corpus(folder, remedy), {"meaning": str(versions.TOKENIZE)}
+        found = self._once(folder, lambda: open_corpus(folder, remedy))
+        meaning = {"meaning": str(versions.TOKENIZE)}
         spec = self.pipeline.corpora[name].identity()
         artifact.refuse_stale(folder, found.manifest, spec, meaning, remedy)
         return found
@@ -166,11 +172,20 @@ class Project:
         from kdpipe.questions import cache_identity
 
         folder, remedy = self.cache_folder(name), f"run 'kdpipe cache-teacher {self.file} {name}'"
-        found, spec = open_cache(folder, corpus, remedy), self.pipeline.caches[name]
+        found = self._once(folder, lambda: open_cache(folder, corpus, remedy), corpus.digest)
+        spec = self.pipeline.caches[name]
         inputs = {"meaning": str(versions.CACHE_TEACHER)}
         if (teacher := self.teacher_in(name)) is not None:
             inputs["teacher"] = teacher.identity
         artifact.refuse_stale(folder, found.manifest, cache_identity(spec), inputs, remedy)
+        return found
+
+    def _once(self, folder: Path, open_it: Callable[[], T], *other: str) -> T:
+        """What was opened before, where its manifest and all `other` are still the same."""
+        state = (artifact.digest_of(folder), *other)
+        if folder not in self._opened or self._opened[folder][0] != state:
+            self._opened[folder] = state, open_it()
+        found: T = self._opened[folder][1]
         return found
 
     def inputs(self, student: str) -> tuple[Corpus, dict[str, Cache]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -16,7 +20,7 @@ from pydantic_core import PydanticUndefined
 from ruamel.yaml import YAML
 
 from kdpipe import errors
-from kdpipe.pipeline import Pipeline, load_pipeline
+from kdpipe.pipeline import CacheSpec, Pipeline, load_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -102,9 +106,28 @@ def test_every_key_stands_in_the_page_as_it_is(section: Section) -> None:
         assert default_of(table[name][2], field) == field.default, f"{name}: {line}"
         missing = [word for word in words(field.annotation) if f"`{word}`" not in line]
         assert not missing, f"{name}: {line}"
-        speed_only = "speed only" in (field.description or "")
+        speed_only = "speed only" in docstring(section.model, name)
         assert ("Speed only" in line) == speed_only, f"{name}: {line}"
         assert field.default is not None or "`null`:" in table[name][3] or "As for" in line, line
+
+
+def docstring(model: type[BaseModel], name: str) -> str:
+    """What stands in the source under a field."""
+    for owner in model.__mro__:
+        if name not in vars(owner).get("__annotations__", {}):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and ast.unparse(field.target) == name:
+                said = below.value if isinstance(below, ast.Expr) else None
+                return str(said.value) if isinstance(said, ast.Constant) else ""
+    return ""
+
+
+def test_docstrings_of_fields_are_found() -> None:
+    assert docstring(CacheSpec, "tokens_per_batch").startswith("Padded tokens in one forward pass")
+    assert docstring(CacheSpec, "corpus") == ""
 
 
 def default_of(cell: str, field: FieldInfo) -> Any:
