@@ -50,7 +50,7 @@ def digest_bytes(data: bytes | memoryview) -> str:
 def digest_file(path: Path, algorithm: str = "xxh3_128") -> str:
     """`<algorithm>:<hex>` of a file; `xxh3_128` for shards and blocks, `sha256` for models."""
     state = xxhash.xxh3_128() if algorithm == "xxh3_128" else hashlib.new(algorithm)
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     return f"{algorithm}:{state.hexdigest()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,8 +78,7 @@ def test_other_readers_are_another_question(
 ) -> None:
     tokenizer_of(folder, ROOT).fingerprint  # noqa: B018
     with monkeypatch.context() as patch:
-        old = known_tokenizers.version
-        patch.setattr(known_tokenizers, "version", lambda one: old(one) + "!" * (one == name))
+        patch.setattr(known_tokenizers, "version", lambda one: version(one) + "!" * (one == name))
         assert kept(folder, monkeypatch) is None
     monkeypatch.setattr(versions, "TOKENIZE", versions.TOKENIZE + 1)
     assert kept(folder, monkeypatch) is None
