@@ -176,8 +176,9 @@ def current(
         return None
     # Paths as strings: of tens of thousands of files a Path each takes longer than the disk does.
     base = os.fspath(folder)
-    whole = all(_size(f"{base}/{file.name}") == file.bytes for file in manifest.files)
-    return manifest if whole else None
+    if any(_size(f"{base}/{file.name}") != file.bytes for file in manifest.files):
+        return None
+    return manifest
 
 
 def digest_of(folder: Path) -> str | None:

@@ -79,7 +79,7 @@ PROTECTIONS = [
     Protection(
         "a file's size is that of the manifest",
         "kdpipe/artifact.py",
-        "    if any(_size(folder / file.name) != file.bytes for file in manifest.files):\n",
+        '    if any(_size(f"{base}/{file.name}") != file.bytes for file in manifest.files):\n',
         "    if False:\n",
         "tests/test_artifact.py",
     ),
@@ -159,8 +159,8 @@ PROTECTIONS = [
     Protection(
         "a student is of these inputs",
         "kdpipe/artifact.py",
-        "    if (manifest.spec, manifest.inputs, manifest.version) !="
-        " (spec, inputs, VERSIONS[kind]):\n",
+        "    if (manifest.spec, manifest.version) != (spec, VERSIONS[kind])"
+        " or manifest.inputs not in inputs:\n",
         "    if manifest.version != VERSIONS[kind]:\n",
         "tests/test_artifact.py",
     ),
@@ -170,6 +170,20 @@ PROTECTIONS = [
         "        if io.digest_bytes(data) != digest:\n",
         "        if False:\n",
         "tests/test_flips.py",
+    ),
+    Protection(
+        "what is kept of a tokenizer is of that one",
+        "kdpipe/known_tokenizers.py",
+        '        return record.get("fingerprint") if about_this else None\n',
+        '        return record.get("fingerprint")\n',
+        "tests/test_known_tokenizers.py",
+    ),
+    Protection(
+        "weights that may still change are read each time",
+        "kdpipe/hub.py",
+        "    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK:\n",
+        "    if False:\n",
+        "tests/test_hub.py",
     ),
 ]
 NAMES = [protection.name for protection in PROTECTIONS]
