@@ -28,6 +28,12 @@ Seconds = dict[str, list[float]]
 ROOT = Path(__file__).resolve().parent
 PEERS = ROOT.parent / ".venv-peers" / "bin" / "python"
 """The Python that has what kdpipe is measured beside; `run.py bench` makes it."""
+_OF_PEERS = {
+    "CUDA_VISIBLE_DEVICES": "",  # some take a GPU unasked
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 _VERSIONS = ("torch", "transformers", "tokenizers", "pyarrow", "sentence-transformers")
 
 
@@ -147,9 +153,16 @@ class Peer:
     def __init__(self, script: str, *arguments: str) -> None:
         if not PEERS.exists():
             raise SystemExit("the peers are not installed: python3 run.py bench NAME does that")
-        command = [str(PEERS), str(ROOT / "peers" / f"{script}.py"), *arguments]
+        # As a module: a script's folder comes before the standard library and the peers themselves.
+        command = [str(PEERS), "-m", f"benchmarks.peers.{script}", *arguments]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+            text=True,
+            cwd=ROOT.parent,
+            env=os.environ | _OF_PEERS,
         )
         self._expect("ready")
 
