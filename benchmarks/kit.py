@@ -30,6 +30,7 @@ PEERS = ROOT.parent / ".venv-peers" / "bin" / "python"
 """The Python that has what kdpipe is measured beside; `run.py bench` makes it."""
 _OF_PEERS = {
     "CUDA_VISIBLE_DEVICES": "",  # some take a GPU unasked
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -23,6 +23,7 @@ from kdpipe.known_rows import spare
 from kdpipe.pipeline import Pipeline
 from kdpipe.project import Project
 from kdpipe.questions import Asking, Todo, missing
+from kdpipe.sources.python_docs import PythonDocs
 from kdpipe.store import Store
 
 TEACHER = {
@@ -249,3 +250,18 @@ def _memory(pid: int) -> dict[str, int]:
         return {}
     words = [line.split() for line in lines if line.endswith(" kB")]
     return {name.rstrip(":"): int(count) << 10 for name, count, *_ in words}
+
+
+def text_files(rows: int) -> list[str]:
+    """Write `train.txt` and `held.txt` into the current folder, one text a line; those held out.
+
+    The first has `rows` texts of the standard library, the second one for each 20 of them.
+    """
+    more = max(3, rows // 20)
+    found = dict.fromkeys(row.text for row in PythonDocs(kind="python_docs").rows(Path()))
+    texts = [*itertools.islice(found, rows + more)]
+    held = texts[:: len(texts) // more][:more]
+    kept = set(held)
+    for name, some in (("train", [one for one in texts if one not in kept]), ("held", held)):
+        Path(f"{name}.txt").write_text("".join(f"{one}\n" for one in some), "utf-8")
+    return held
