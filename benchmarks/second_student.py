@@ -93,7 +93,11 @@ def prepare(options: argparse.Namespace) -> Project:
         "learning_rate": 1e-4,
         "tokens_per_batch": round(options.batch * facts.tokens / facts.rows),
     }
-    kinds = {"first": {"max_steps": 2}, "kdpipe": {}, "kdpipe-fp32": {"bf16": False}}
+    kinds: dict[str, dict[str, Any]] = {
+        "first": {"max_steps": 2},
+        "kdpipe": {},
+        "kdpipe-fp32": {"bf16": False},
+    }
     data["students"] = {name: student | {"train": plan | more} for name, more in kinds.items()}
     FILE.write_text(json.dumps(data), "utf-8")
     train_student(FILE, ["first"], device="cpu")

@@ -54,7 +54,7 @@ def train(job: Asked, texts: list[str]) -> None:
         chosen = {key: [values[number] for number in numbers] for key, values in rows.items()}
         return dict(tokenizer.pad(chosen, return_tensors="pt"))
 
-    batches = DataLoader(
+    batches = DataLoader[int](
         range(len(texts)),  # type: ignore[arg-type] # it has a length and gives items by number
         batch_size=job.batch,
         shuffle=True,

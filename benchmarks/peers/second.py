@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sentence_transformers import SentenceTransformer
 from torch import nn
@@ -36,8 +36,7 @@ class Asked(NamedTuple):
     def student(self) -> SentenceTransformer:
         """As sentence-transformers' example of layer reduction makes one."""
         made = self.teacher()
-        body = made.transformers_model
-        assert body is not None
+        body: Any = made.transformers_model
         kept = [body.encoder.layer[layer - 1] for layer in self.layers]
         body.encoder.layer = nn.ModuleList(kept)
         body.config.num_hidden_layers = len(kept)
