@@ -1,6 +1,6 @@
 """The whole job, ten epochs, beside Langformers: text in, the student of its documentation out.
 
-    python -m benchmarks.whole_job [--rows 2000] [--all-epochs] [--repetitions 3]
+    python -m benchmarks.whole_job [--rows 4000] [--all-epochs] [--repetitions 3]
 
 kdpipe's three commands and Langformers' `create_mimicker` are started anew each time, so that
 imports are counted on both sides. Both have the same teacher (mean-pooled, not normalised), texts,
@@ -65,7 +65,7 @@ LIMIT = "limit: the passes of teacher and student alone"
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--all-epochs", action="store_true", help="of Langformers too")
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
