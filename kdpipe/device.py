@@ -10,7 +10,8 @@ import torch
 from kdpipe.errors import UsageError
 from kdpipe.processes import local_rank
 
-Dtype = Literal["fp32", "bf16", "fp16"]
+Dtype = Literal["fp32", "bf16", "fp16", "int8"]
+"""`int8` is for teachers on a CPU."""
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,13 +38,20 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(asked: bool | str, device: torch.device) -> Dtype:
-    """`auto`: bf16 where the hardware multiplies it natively, else fp32; never fp16."""
+    """`auto`: bf16 where the hardware multiplies it natively, else fp32; never fp16 or int8.
+
+    Raises UsageError for int8 where the CPU is not what computes, or torch has no products for it.
+    """
     if asked in ("fp32", False):
         return "fp32"
     if asked in ("bf16", True):
         return "bf16"
     if asked == "fp16":
         return "fp16"
+    if asked == "int8":
+        if device.type != "cpu" or "onednn" not in torch.backends.quantized.supported_engines:
+            raise UsageError(f"dtype int8 is not there on {device.type}: use auto, bf16 or fp32")
+        return "int8"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
@@ -53,7 +61,7 @@ def pick_dtype(asked: bool | str, device: torch.device) -> Dtype:
 
 def autocast(device: torch.device, dtype: Dtype) -> contextlib.AbstractContextManager[object]:
     """Matrix products in `dtype`, sums and normalisations in fp32."""
-    if dtype == "fp32":
+    if dtype in {"fp32", "int8"}:
         return contextlib.nullcontext()
     return torch.autocast(device.type, TORCH[dtype])
 

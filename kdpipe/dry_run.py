@@ -14,7 +14,7 @@ from rich.table import Table
 from kdpipe import artifact, cache, passes, storage
 from kdpipe.activations import Dims
 from kdpipe.corpus import BlockFacts
-from kdpipe.encoder import Encoder
+from kdpipe.encoder import Encoder, keep_in
 from kdpipe.errors import ArtifactError
 from kdpipe.questions import Asking, Todo
 from kdpipe.store import Store
@@ -63,6 +63,7 @@ def pace(asking: Asking, todo: list[Todo], encoder: Encoder) -> str:
     """How long the teacher will take, measured for about two seconds."""
     seconds = 0.0
     if todo:
+        keep_in(encoder, asking.dtype)
         rate = passes.seconds_per_token(asking, todo, encoder)
         seconds = rate * sum(item.tokens for item in todo)
     return f"about {_time(seconds)} on {encoder.device.type} in {asking.dtype}"

@@ -19,6 +19,7 @@ from kdpipe import heads
 from kdpipe.activations import Activations, Dims, Tokens, pad
 from kdpipe.batches import by_length
 from kdpipe.device import TORCH, Dtype, autocast, pass_overhead
+from kdpipe.int8 import round_linear
 from kdpipe.masked_logits import head_at, largest
 from kdpipe.module_taps import modules_tapped
 from kdpipe.modules import HeadSpec
@@ -252,9 +253,18 @@ def observe(encoder: Encoder, tokens: Tokens, needs: Needs, dtype: Dtype) -> Act
 
 
 def keep_in(encoder: Encoder, dtype: Dtype) -> None:
-    """Keep the weights of linear layers as autocast casts them in every pass: the same numbers."""
+    """Let linear layers compute in `dtype` for good, as `observe` is told each time.
+
+    Weights are kept as autocast casts them in every pass: the same numbers. Those of int8 are
+    rounded, and not what they were.
+    """
+    if dtype == "fp32":
+        return
     # A layer may share its weights with the embeddings, which autocast does not cast.
     shared = {id(p) for m in encoder.modules() if isinstance(m, nn.Embedding) for p in [m.weight]}
+    if dtype == "int8":
+        round_linear(encoder.model, shared)
+        return
     for module in encoder.model.modules():
         if isinstance(module, nn.Linear) and id(module.weight) not in shared:
             module.to(TORCH[dtype])

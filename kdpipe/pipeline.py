@@ -120,7 +120,7 @@ class CacheSpec(Frozen):
     """What to keep of what the teacher says."""
     files: tuple[Imported, ...] = ()
     """What some teacher has said already, in place of `teacher` and `targets`."""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """Of the teacher's matrix products; `auto`: bf16 where the hardware has it, else fp32."""
     tokens_per_batch: PositiveInt | None = None
     """Padded tokens in one forward pass, speed only; None: 2048 on a CPU, 32768 on a GPU."""

@@ -53,8 +53,7 @@ def answer(
         if not probe.is_file():
             io.make_folder(store.root)
             io.publish(probe, records.seal(io.canonical(_introduce(encoder, asking))))
-        if asking.dtype != "fp32":
-            keep_in(encoder, asking.dtype)
+        keep_in(encoder, asking.dtype)
         _run(asking, todo, store, encoder, known)
 
 
@@ -161,6 +160,7 @@ def _run(
 def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
     """Widths of the teacher, and how its dtype differs from fp32 on a sample of the first block.
 
+    From then on the teacher computes in that dtype.
     Raises NonFiniteError where that cannot be said.
     """
     dims = encoder.dims
@@ -169,7 +169,9 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
         first = asking.corpus.facts.blocks[0]
         rows, _ = plan_block(asking, Todo(0, first, [], first.tokens), encoder.device)
         sample = rows.take(torch.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).long())
-        exact, used = (embed(encoder, sample, dtype) for dtype in ("fp32", asking.dtype))
+        exact = embed(encoder, sample, "fp32")
+        keep_in(encoder, asking.dtype)
+        used = embed(encoder, sample, asking.dtype)
         bad = int((~used.isfinite()).any(1).sum())
         if bad:
             raise NonFiniteError(

@@ -22,7 +22,7 @@ LAYERS = """
     masking
     activations anatomy batches losses masked_logits metrics parameters report
     objectives plots sources targets
-    blocks gather modules storage store tensor_files windows
+    blocks gather int8 modules storage store tensor_files windows
     corpus known_tokenizers
     augment heads module_taps read_rows row_kinds spans taps token_vectors
     cache card encoder gold vector_files
