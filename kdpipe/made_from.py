@@ -55,6 +55,7 @@ _DTYPES: dict[str, tuple[Dtype, ...]] = {
     "fp32": ("fp32",),
     "bf16": ("bf16",),
     "fp16": ("fp16",),
+    "int8": ("int8",),
 }
 
 
