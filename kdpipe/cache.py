@@ -176,6 +176,20 @@ class Cache:
             return {name: shard.get_tensor(name) for name in wanted.keys() - ABOUT_ROWS}
 
 
+def told_of(dims: Dims) -> dict[str, Any]:
+    """Those of the facts that are about the teacher alone."""
+    return {
+        "embedding_width": dims.embedding,
+        "hidden_width": dims.hidden,
+        "layers": dims.layers,
+        "heads": dims.heads,
+        "classes": list(dims.classes),
+        "problem": dims.problem,
+        "relative": dims.relative,
+        "vocabulary": dims.vocabulary,
+    }
+
+
 def whole_question(
     teacher: str, dtype: str, corpus: CorpusFacts, tokens: str, ask: Question
 ) -> dict[str, Any]:

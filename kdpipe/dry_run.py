@@ -39,7 +39,7 @@ def show_plan(
         items = [item for item in todo if question in item.questions]
         tokens = sum(item.tokens for item in items)
         rows = sum(len(item.unread) for item in items)
-        size = _bytes(question, [item.block for item in items], dims)
+        size = bytes_of(question, [item.block for item in items], dims)
         total += size
         counts = Counter(why(question, item) for item in items)
         table.add_row(
@@ -47,16 +47,21 @@ def show_plan(
             f"{len(items):,} of {len(facts.blocks):,}",
             f"{rows:,}",
             f"{tokens:,}",
-            f"{_bytes(question, facts.blocks, dims) / facts.tokens:,.0f}",
+            f"{bytes_of(question, facts.blocks, dims) / facts.tokens:,.0f}",
             f"{size:,}",
             "; ".join(f"{reason} ({count})" for reason, count in counts.items()) or "all found",
         )
     console.print(table)
-    existing = next(path for path in (store.root, *store.root.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_at(store.root)
     console.print(f"{total:,} bytes to write, {free:,} free at {store.root}; {how}")
     if total > free:
         console.print("this does not fit: free some space, or keep less (int8, fewer layers)")
+
+
+def free_at(root: Path) -> int:
+    """Bytes that are free where a folder is or will be."""
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def pace(asking: Asking, todo: list[Todo], encoder: Encoder) -> str:
@@ -92,7 +97,8 @@ def reasons(asking: Asking, folder: Path) -> Callable[[Question, Todo], str]:
     return why
 
 
-def _bytes(question: Question, blocks: Sequence[BlockFacts], dims: Dims) -> int:
+def bytes_of(question: Question, blocks: Sequence[BlockFacts], dims: Dims) -> int:
+    """Bytes of the answers to a question about blocks."""
     part = question.what
     vectors = sum(block.vectors(part) for block in blocks)
     size = storage.bytes_of if part.top_k is None else storage.bytes_of_largest

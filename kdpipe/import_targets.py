@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdpipe import storage
 from kdpipe.activations import Dims
-from kdpipe.cache import CacheFacts
+from kdpipe.cache import CacheFacts, told_of
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError, NonFiniteError
 from kdpipe.importing import Importing
@@ -123,15 +123,9 @@ def facts(asking: Importing, store: Store) -> CacheFacts:
         tokenizer=asking.corpus.facts.tokenizer,
         dtype=asking.dtype,
         difference=None,
-        embedding_width=dims.embedding,
-        hidden_width=dims.hidden,
-        layers=dims.layers,
-        heads=dims.heads,
-        classes=dims.classes,
-        problem=dims.problem,
-        relative=dims.relative,
         prompt_tokens=asking.corpus.facts.prompt_tokens,
         rows=asking.corpus.facts.rows,
         questions=tuple(asking.questions),
         widths=widths,
+        **told_of(dims),
     )

@@ -110,14 +110,20 @@ def share_body(body: PreTrainedModel, model: PreTrainedModel) -> set[int]:
     return {*mine}
 
 
+def shares_of_turns(sizes: Sequence[float], tau: float) -> npt.NDArray[np.float64]:
+    """[S]: with what probability a step is one of each student: they go with size^tau."""
+    # By the largest, so that no power overflows.
+    weights: npt.NDArray[np.float64] = (np.asarray(sizes, np.float64) / max(sizes)) ** tau
+    weights /= weights.sum()
+    return weights
+
+
 def turns(sizes: Sequence[int], tau: float, *, seed: int, steps: int) -> npt.NDArray[np.int64]:
     """[steps]: whose step each is, with probabilities that go with size^tau.
 
     Each is a function of (seed, step) alone: more steps have the same beginning.
     """
-    # By the largest, so that no power overflows.
-    weights = (np.asarray(sizes, np.float64) / max(sizes)) ** tau
-    borders = np.cumsum(weights / weights.sum())[:-1]
+    borders = np.cumsum(shares_of_turns(sizes, tau))[:-1]
     drawn = np.random.Generator(np.random.PCG64([seed, 0, _TURNS])).random(steps)
     return np.searchsorted(borders, drawn, side="right")
 

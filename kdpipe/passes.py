@@ -7,6 +7,7 @@ machine has the same bytes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from kdpipe.questions import Asking, Todo
 from kdpipe.streams import streams
 
 _PROBE_SECONDS = 2.0
+_PROBE_BLOCKS = 8
 _BUDGET = {"cpu": 2_048}
 """Padded tokens in a forward pass: on 2 cores 1,024 to 4,096 are equally fast."""
 
@@ -132,23 +134,32 @@ def _gathered(begun: _Begun) -> Activations:
     return Activations(rows.lengths, values)
 
 
-def seconds_per_token(asking: Asking, todo: list[Todo], encoder: Encoder) -> float:
-    """Measured for about two seconds on batches of the first missing block."""
-    rows, batches = plan_block(asking, todo[0], encoder.device)
-    needs = frozenset(question.what for question in todo[0].questions)
+def seconds_per_token(
+    asking: Asking, todo: list[Todo], encoder: Encoder, seconds: float = _PROBE_SECONDS
+) -> float:
+    """Measured for about so many seconds on unread rows of some blocks; 0 where there are none."""
+    unread = [item for item in todo if item.tokens]
+    if not unread:
+        return 0.0
+    some = unread[:: math.ceil(len(unread) / _PROBE_BLOCKS)]
+    planned = [plan_block(asking, item, encoder.device) for item in some]
+    work = [(rows, batch) for rows, batches in planned for batch in batches]
+    needs = frozenset(question.what for question in some[0].questions)
 
-    def read(batch: Tensor) -> tuple[float, int]:
+    def read(place: int) -> tuple[float, int]:
+        rows, batch = work[place]
         taken = rows.take(batch)
-        observe(encoder, taken, needs, asking.dtype)
+        for value in observe(encoder, taken, needs, asking.dtype).values.values():
+            value.cpu()  # a GPU has not computed it before
         return time.perf_counter(), len(taken.ids)
 
     with streams(encoder.device) as pool:
-        list(pool.map(read, batches[:2]))
+        list(pool.map(read, range(min(2, len(work)))))
         begin, end, tokens = time.perf_counter(), 0.0, 0
-        # From all over the block: short and long rows cost differently.
-        order = np.random.default_rng(0).permutation(len(batches))
-        for end, count in pool.map(read, [batches[place] for place in order]):
+        # From all over the blocks: short and long rows cost differently.
+        order = np.random.default_rng(0).permutation(len(work)).tolist()
+        for end, count in pool.map(read, order):
             tokens += count
-            if end - begin > _PROBE_SECONDS:
+            if end - begin > seconds:
                 break
     return (end - begin) / tokens

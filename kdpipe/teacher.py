@@ -163,7 +163,6 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
     From then on the teacher computes in that dtype.
     Raises NonFiniteError where that cannot be said.
     """
-    dims = encoder.dims
     difference = None
     if asking.dtype != "fp32":
         first = asking.corpus.facts.blocks[0]
@@ -183,17 +182,7 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
             min_cosine=round(float(functional.cosine_similarity(exact, used).min()), 5),
             max_abs=float(f"{float((exact - used).abs().max()):.2g}"),
         ).identity()
-    return {
-        "embedding_width": dims.embedding,
-        "hidden_width": dims.hidden,
-        "layers": dims.layers,
-        "heads": dims.heads,
-        "classes": list(dims.classes),
-        "problem": dims.problem,
-        "relative": dims.relative,
-        "vocabulary": dims.vocabulary,
-        "difference": difference,
-    }
+    return cache.told_of(encoder.dims) | {"difference": difference}
 
 
 def _refuse_non_finite(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kdpipe import artifact, blocks, corpus, io
+from kdpipe import artifact, blocks, corpus, io, versions
 from kdpipe.corpus import BlockFacts, CorpusFacts
 from kdpipe.corpus_rows import Chosen, Distinct
 from kdpipe.errors import ArtifactError
@@ -31,8 +32,11 @@ SPREAD = 28_672
 """Tokens that then follow on average until it does."""
 LARGEST = 131_072
 """Tokens after which it ends anyway."""
-_CHUNK = 4096
+CHUNK = 4096
 """Rows that are tokenised together."""
+
+Keep = Callable[[str, bytes], None]
+"""Takes a block's name and bytes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ class Reading:
     def tokenizer(self) -> Tokenizer:
         """What reads it."""
         return self.known.loaded
+
+
+def inputs_of(spec: CorpusSpec, reading: Reading, root: Path) -> dict[str, str]:
+    """All that a corpus depends on beside the spec."""
+    return {
+        "meaning": str(versions.TOKENIZE),
+        "tokenizer": reading.known.fingerprint,
+        "prompt": reading.prompt,
+        "max_seq_length": str(reading.max_seq_length),
+        **source_digests(spec, root),
+    }
 
 
 def source_digests(spec: CorpusSpec, root: Path) -> dict[str, str]:
@@ -70,13 +85,19 @@ def write_corpus(
             types or too many of them.
     """
     distinct = Distinct(spec, root)
-    writer, rows = _Writer(spec, folder, reading, distinct), iter(distinct)
     total = None if spec.validation_sources else spec.max_rows
+    io.make_folder(folder)
     with Progress("tokenize", total=total, unit="rows") as bar:
-        while chunk := list(itertools.islice(rows, _CHUNK)):
-            writer.add(chunk)
-            bar.advance(len(chunk))
-    facts = writer.close()
+
+        def chunks() -> Iterator[list[Chosen]]:
+            for chunk in chunked(distinct):
+                yield chunk
+                bar.advance(len(chunk))
+
+        def keep(name: str, data: bytes) -> None:
+            io.write_file(folder / name, data)
+
+        facts = encode_corpus(spec, reading, distinct, chunks(), keep)
     _refuse_nothing_to_train_on(spec, facts)
     names = [block.name for block in facts.blocks]
     parts = tuple(artifact.part(folder, name) for name in names)
@@ -94,6 +115,27 @@ def write_corpus(
         ),
     )
     return facts
+
+
+def chunked(rows: Iterable[Chosen]) -> Iterator[list[Chosen]]:
+    """Rows as they are tokenised together."""
+    left = iter(rows)
+    while chunk := list(itertools.islice(left, CHUNK)):
+        yield chunk
+
+
+def encode_corpus(
+    spec: CorpusSpec,
+    reading: Reading,
+    distinct: Distinct,
+    chunks: Iterable[list[Chosen]],
+    keep: Keep,
+) -> CorpusFacts:
+    """Rows, of those of `distinct`, as blocks, each of which is given to `keep`."""
+    writer = _Writer(spec, reading, distinct, keep)
+    for chunk in chunks:
+        writer.add(chunk)
+    return writer.close()
 
 
 def _refuse_nothing_to_train_on(spec: CorpusSpec, facts: CorpusFacts) -> None:
@@ -127,12 +169,10 @@ class _Rows:
 
 
 class _Writer:
-    """Fills and writes blocks."""
+    """Fills blocks."""
 
-    def __init__(
-        self, spec: CorpusSpec, folder: Path, reading: Reading, distinct: Distinct
-    ) -> None:
-        self._folder, self._reading, self._distinct = folder, reading, distinct
+    def __init__(self, spec: CorpusSpec, reading: Reading, distinct: Distinct, keep: Keep) -> None:
+        self._reading, self._distinct, self._keep = reading, distinct, keep
         self._rows, self._blocks, self._kinds = _Rows(), list[BlockFacts](), Kinds()
         self._totals = dict.fromkeys(
             ("rows", "held_out", "tokens", "masked", "longest", "cut_rows"), 0
@@ -143,7 +183,6 @@ class _Writer:
             self._masking = Masking(
                 spec.mlm_probability, spec.seed, reading.tokenizer, prompt_tokens
             )
-        io.make_folder(folder)
 
     def add(self, chunk: list[Chosen]) -> None:
         """Tokenise rows and put them into blocks."""
@@ -206,7 +245,7 @@ class _Writer:
         table, digest = _table(block, self._totals["rows"], self._reading, self._kinds)
         data = blocks.encode_block(table)
         name = f"block-{io.digest_bytes(data).rpartition(':')[2][:16]}.arrow"
-        io.write_file(self._folder / name, data)
+        self._keep(name, data)
         self._blocks.append(
             BlockFacts(
                 name=name,

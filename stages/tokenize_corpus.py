@@ -17,20 +17,14 @@ def tokenize(
     from kdpipe.pipeline import choose
     from kdpipe.progress import say
     from kdpipe.project import open_project
-    from kdpipe.write_corpus import source_digests, write_corpus
+    from kdpipe.write_corpus import inputs_of, write_corpus
 
     expect_version(stage_version, versions.TOKENIZE)
     project = open_project(pipeline)
     for name in choose(project.pipeline.corpora, names, "corpus"):
         spec, folder = project.pipeline.corpora[name], project.corpus_folder(name)
         reading = project.reading(name)
-        inputs = {
-            "meaning": str(versions.TOKENIZE),
-            "tokenizer": reading.known.fingerprint,
-            "prompt": reading.prompt,
-            "max_seq_length": str(reading.max_seq_length),
-            **source_digests(spec, project.root),
-        }
+        inputs = inputs_of(spec, reading, project.root)
         with io.lock(project.lock("corpus", name), f"corpus {name}"):
             # Its blocks are read too: a damaged one is made again by the command that errors name.
             if artifact.is_current(folder, corpus.KIND, spec.identity(), inputs, verify=True):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors
-    config io nets options parts progress records schedule stop tables versions
+    config forecast io nets options parts progress records schedule stop tables versions
     artifact hub processes
     device
     tokenizer
@@ -34,12 +34,12 @@ LAYERS = """
     corpus_rows questions
     dvc evaluate importing known_rows passes student terms word_tokenizer write_corpus
     optimizer project run teacher
-    dry_run import_targets made_from store_keeping
+    dry_run import_targets made_from sample store_keeping
     validate
     train
-    checkpoint idle multitask snapshots
+    checkpoint idle multitask rehearsal snapshots
     job
-    predict subjects write_student
+    planning predict subjects write_student
     contents
     inspection verify
     cli

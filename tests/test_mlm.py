@@ -136,7 +136,7 @@ def test_the_dry_run_knows_the_bytes(project: Path, storage: str) -> None:
     asked = asking(place, corpus)
     blocks = corpus.facts.blocks
     dims = place.teacher("tiny", mlm=True).load().dims
-    said = {q.name: dry_run._bytes(q, blocks, dims) for q in asked.questions}
+    said = {q.name: dry_run.bytes_of(q, blocks, dims) for q in asked.questions}
     assert len(missing(asked, Store(place.store.root))) == len(blocks)
     make_cache(place, corpus)
     for question in asked.questions:
