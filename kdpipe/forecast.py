@@ -146,7 +146,7 @@ def told(cache: CacheForecast, found: Verdict | None, clock: Callable[[float], s
     needs = f"pays after {_epochs(found.after)} ({_students(found.students_needed)})"
     if found.pays:
         return f"{needs}; in {_epochs(found.epochs)} it saves {clock(found.saved)}"
-    return f"do not cache: it {needs}, there are {_epochs(found.epochs)}"
+    return f"do not cache: it {needs}, students have {_epochs(found.epochs)}"
 
 
 def _epochs(count: float) -> str:
