@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -213,6 +214,23 @@ def test_labels_alone_need_no_teacher(project: Path) -> None:
     found = told()
     assert found.students[0].in_loop == {}
     assert found.students[0].with_teachers == found.students[0].seconds
+
+
+def test_a_cache_of_files_is_counted_and_its_students_wait_for_it(here: Path) -> None:
+    np.save(here / "v.npy", np.ones((200, 24), np.float32))
+    files = "files: [{file: v.npy, part: embedding}]"
+    text = PIPELINE.replace("    teacher: tiny\n    targets: [", f"    {files}\n    # [")
+    text = text.replace("kind: teacher_layers, layers: [1, 4]", "kind: checkpoint, model: teacher")
+    text = text.replace("      - {kind: hidden, layers: {2: 4}, cache: said}\n", "")
+    write_yaml(here / FILE, text)
+    found = told()
+    assert found.unknown == {"small": "run 'kdpipe cache-teacher p.yaml said' first"}
+    run("tokenize", "cache-teacher")
+    assert found.caches[0].bytes == bytes_of_shards(here, "said")
+    assert (found.caches[0].teacher, found.caches[0].whole_seconds) == (False, 0.0)
+    later = told()
+    assert later.unknown == {}
+    assert later.students[0].in_loop == {}
 
 
 def test_a_student_that_cannot_be_is_named(here: Path) -> None:
