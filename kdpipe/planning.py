@@ -31,6 +31,7 @@ from kdpipe.dry_run import bytes_of
 from kdpipe.encoder import Encoder, keep_in
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.forecast import CacheForecast, CorpusForecast, StudentForecast, measurements
+from kdpipe.known_rows import spare
 from kdpipe.pipeline import CacheSpec, WordTokenizer
 from kdpipe.progress import Progress
 from kdpipe.project import Project, same_tokenizer
@@ -178,10 +179,10 @@ def _cache(probe: _Probe, name: str, spec: CacheSpec) -> None:
         probe.teachers[key] = loaded, time.perf_counter() - begin
     encoder, load = probe.teachers[key]
     teacher.check(asking, encoder)
-    todo, seconds = missing(asking, probe.project.store), 0.0
-    if todo:
-        rate = passes.seconds_per_token(asking, todo, encoder, probe.share)
-        seconds = rate * sum(item.block.tokens for item in todo) * text.times
+    folder = probe.project.cache_folder(name)
+    todo, _ = spare(missing(asking, probe.project.store), asking, folder)
+    rate = passes.seconds_per_token(asking, todo, encoder, probe.share)
+    seconds = rate * sum(item.tokens for item in todo) * text.times
     probe.caches[name] = _rehearsed(probe, name, asking, encoder)
     _tell(probe, name, asking, todo, encoder.dims, (seconds, load))
 
@@ -240,6 +241,7 @@ def _rehearsed(probe: _Probe, name: str, asking: Asking, encoder: Encoder) -> Re
         tokenizer=asking.corpus.facts.tokenizer,
         dtype=asking.dtype,
         difference=None,
+        prompt_tokens=asking.corpus.facts.prompt_tokens,
         rows=asking.corpus.facts.rows,
         questions=questions,
         widths={one.name: dims.width(one.what) for one in questions},

@@ -95,7 +95,7 @@ def test_single_rows_that_do_not_fit_are_the_end(here: tuple[Project, Asking]) -
 
 def test_other_errors_of_a_pass_are_not_tried_again(here: tuple[Project, Asking]) -> None:
     place, questions = here
-    encoder = place.teacher("tiny").load()
+    encoder, todo = place.teacher("tiny").load(), missing(questions, place.store)
     calls = []
 
     def fail(module: torch.nn.Module, args: Any) -> None:
@@ -104,8 +104,8 @@ def test_other_errors_of_a_pass_are_not_tried_again(here: tuple[Project, Asking]
 
     encoder.model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="a shape is wrong"):
-        [*passes.read_blocks(questions, missing(questions, place.store)[:1], encoder)]
-    blocks = len(passes.plan_block(questions, 0, torch.device("cpu"))[1])
+        [*passes.read_blocks(questions, todo[:1], encoder)]
+    blocks = len(passes.plan_block(questions, todo[0], torch.device("cpu"))[1])
     assert len(calls) <= blocks
 
 

@@ -27,7 +27,7 @@ from tests.tiny import tiny_teacher_folder
 from tests.two_tasks import CACHES, declare
 
 CPU = torch.device("cpu")
-ITEM = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "I32": 4}
+ITEM = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "I32": 4, "U8": 1}
 FILE = "p.yaml"
 PIPELINE = """
 corpora:
@@ -137,6 +137,11 @@ def test_what_is_there_costs_nothing_and_what_changed_is_counted(here: Path) -> 
     new -= {*shards}
     assert 0 < cache.blocks < cache.of_blocks
     assert 3 * cache.blocks == len(new)
+    # Rows that are gone leave new blocks, in which the teacher has nothing to read.
+    write_text(here / "text.txt", [*sentences(203)[:90], *sentences(203)[95:]])
+    (cache,) = told().caches
+    assert cache.blocks > 0
+    assert cache.seconds == 0.0
 
 
 def test_of_a_large_text_a_sample_tells_the_rest(
