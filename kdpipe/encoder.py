@@ -28,6 +28,7 @@ from kdpipe.nets.features import spelling_array
 from kdpipe.parts import EMBEDDING, MASKED_LOGITS, TOKEN_LOGITS, HeadKind, Needs, Part
 from kdpipe.taps import RELATIVE, tapped
 
+_HALF = {torch.float16, torch.bfloat16}
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
 
 
@@ -112,7 +113,10 @@ class Encoder(nn.Module):
         ids, spelling = torch.ones(6, dtype=torch.long), spelling_array(["a"] * 6)
         rows = Tokens(ids, torch.tensor([3, 3]), spelling=torch.from_numpy(spelling))
         part = Part("module", module=name)
-        with torch.inference_mode(), _undropped(self):
+        # Some may be kept in few bits already.
+        kept = next((p.dtype for p in self.model.parameters() if p.dtype in _HALF), None)
+        casts = torch.autocast(self.device.type, kept, enabled=kept is not None)
+        with torch.inference_mode(), _undropped(self), casts:
             return int(self(rows.to(self.device), frozenset({part}))[part].shape[1])
 
     @property

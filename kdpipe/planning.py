@@ -174,8 +174,7 @@ def _cache(probe: _Probe, name: str, spec: CacheSpec) -> None:
     key = (spec.teacher, spec.asks_mlm, asking.dtype)
     if key not in probe.teachers:
         begin, loaded = time.perf_counter(), who.load().to(probe.device)
-        if asking.dtype != "fp32":
-            keep_in(loaded, asking.dtype)
+        keep_in(loaded, asking.dtype)
         probe.teachers[key] = loaded, time.perf_counter() - begin
     encoder, load = probe.teachers[key]
     teacher.check(asking, encoder)

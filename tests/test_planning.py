@@ -238,6 +238,23 @@ def test_a_cache_of_files_is_counted_and_its_students_wait_for_it(here: Path) ->
     assert later.students[0].in_loop == {}
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_modules_of_a_teacher_that_computes_in_few_bits_have_their_width(
+    here: Path, dtype: str
+) -> None:
+    wide = "{kind: modules, names: [encoder.layer.1.intermediate]}"
+    text = PIPELINE.replace("{kind: embedding}, ", f"{{kind: embedding}}, {wide}, ")
+    write_yaml(
+        here / FILE, text.replace("    teacher: tiny\n", f"    teacher: tiny\n    dtype: {dtype}\n")
+    )
+    (cache,) = told().caches
+    run("tokenize", "cache-teacher")
+    assert cache.bytes == bytes_of_shards(here, "said")
+    write_text(here / "text.txt", sentences(220))
+    run("tokenize")
+    assert main(["cache-teacher", FILE, "--dry-run"]) == 0
+
+
 def test_a_student_that_cannot_be_is_named(here: Path) -> None:
     write_yaml(here / FILE, PIPELINE.replace("layers: [1, 4]}", "layers: [1, 9]}"))
     with pytest.raises(UsageError, match=r"^student small: "):
