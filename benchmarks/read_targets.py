@@ -26,6 +26,7 @@ from benchmarks.scene import made_texts, planned, tokenize
 from kdpipe import import_targets
 from kdpipe.batches import Rows, epoch_plan
 from kdpipe.cache import Cache
+from kdpipe.importing import Importing, identity_of
 from kdpipe.parts import EMBEDDING, Needs, Part
 from kdpipe.progress import set_quiet
 from kdpipe.project import Project
@@ -110,7 +111,7 @@ def _imported(name: str, part: Part) -> dict[str, Any]:
 def opened(project: Project, name: str) -> Cache:
     """A cache of files, made and opened."""
     corpus, spec = project.corpus("c"), project.pipeline.caches[name]
-    asking = import_targets.importing(corpus, spec, project.root)
+    asking = Importing(corpus, identity_of(spec, project.root), spec, "fp32")
     import_targets.take_over(asking, missing(asking, project.store), project.store, project.root)
     facts = import_targets.facts(asking, project.store)
     inputs = {"meaning": str(CACHE_TEACHER), "corpus": corpus.digest, "teacher": asking.teacher}
