@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from kdpipe.project import Project
     from tests.trials import Scenario
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -91,6 +92,26 @@ def two_tasks(_two_tasks_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     from tests.two_tasks import copy_of
 
     return copy_of(_two_tasks_made, tmp_path / "here", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def _finished_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.damage import make
+
+    make(root := tmp_path_factory.mktemp("finished"))
+    return root
+
+
+@pytest.fixture
+def finished(
+    _finished_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """The project of `tests.damage`, a copy of its own, which is the current folder."""
+    from kdpipe.project import open_project
+    from tests.ends import copy_of
+
+    for _ in copy_of(_finished_made, tmp_path / "here", monkeypatch):
+        yield open_project(Path("pipeline.yaml"))
 
 
 @pytest.fixture(scope="session")

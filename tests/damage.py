@@ -16,7 +16,7 @@ from kdpipe.corpus import open_corpus
 from kdpipe.errors import ArtifactError, KdpipeError
 from kdpipe.made_from import open_student
 from kdpipe.parts import Part
-from kdpipe.project import Project, open_project
+from kdpipe.project import Project
 from kdpipe.stages.cache_teacher import cache_teacher
 from kdpipe.stages.tokenize_corpus import tokenize
 from kdpipe.stages.train_student import train
@@ -48,8 +48,20 @@ PARTS = {
 }
 
 
-def make(root: Path) -> Project:
-    """A corpus of several blocks, two caches and a student in `root`, the current folder."""
+def make(root: Path) -> None:
+    """A corpus of several blocks, two caches and a student in `root`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(write_corpus, "SMALLEST", 20)
+        patch.setattr(write_corpus, "SPREAD", 250)
+        path = _declare(root)
+        tokenize(path)
+        cache_teacher(path, device="cpu")
+        train(path, device="cpu")
+
+
+def _declare(root: Path) -> Path:
+    """The pipeline file, with what it names."""
     caches = {
         "said": {
             "corpus": "text",
@@ -80,14 +92,7 @@ def make(root: Path) -> Project:
         root, sentences(60), teachers=teachers, caches=caches, students={"s": student}
     )
     path = write_yaml(root / "pipeline.yaml", json.dumps(place.pipeline.identity()))
-    path = path.relative_to(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_corpus, "SMALLEST", 20)
-        patch.setattr(write_corpus, "SPREAD", 250)
-        tokenize(path)
-    cache_teacher(path, device="cpu")
-    train(path, device="cpu")
-    return open_project(path)
+    return path.relative_to(root)
 
 
 def reading(project: Project, kind: str, path: Path) -> Read:

@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,32 +17,17 @@ from safetensors.torch import load
 from kdpipe import checkpoint, job, records, train
 from kdpipe.errors import ArtifactError
 from kdpipe.job import Job
-from kdpipe.project import Project, open_project
+from kdpipe.project import Project
 from kdpipe.questions import missing
 from kdpipe.store import Store
 from tests import damage
 from tests.conftest import Figure
 from tests.damage import KINDS, put, reading, refusal
-from tests.ends import Capture, command, copy_of, fails
+from tests.ends import Capture, command, fails
 from tests.pieces import asking
 
 Damage = Callable[[bytes, random.Random], bytes]
 DAMAGES: tuple[Damage, ...] = (damage.zeroed, damage.cut, damage.longer)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root := tmp_path_factory.mktemp("made"))
-        damage.make(root)
-        yield root
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A copy of it that may be damaged, in the current folder."""
-    for _ in copy_of(made, tmp_path / "here", monkeypatch):
-        yield open_project(Path("pipeline.yaml"))
 
 
 def files_of(kind: str) -> list[Path]:
@@ -51,10 +36,12 @@ def files_of(kind: str) -> list[Path]:
     return found
 
 
-def test_bit_flips(project: Project, figure: Figure, long: bool) -> None:
+def test_bit_flips(finished: Project, figure: Figure, long: bool) -> None:
     trials, tried = 1000 if long else 20, 0
     for kind in KINDS:
-        files = [(path, path.read_bytes(), reading(project, kind, path)) for path in files_of(kind)]
+        files = [
+            (path, path.read_bytes(), reading(finished, kind, path)) for path in files_of(kind)
+        ]
         for _, _, read in files:
             read()
         for seed in range(trials):
@@ -67,11 +54,13 @@ def test_bit_flips(project: Project, figure: Figure, long: bool) -> None:
 
 
 def test_sectors_of_zeros_ends_cut_off_and_added(
-    project: Project, figure: Figure, long: bool
+    finished: Project, figure: Figure, long: bool
 ) -> None:
     trials, tried = 200 if long else 4, 0
     for kind in KINDS:
-        files = [(path, path.read_bytes(), reading(project, kind, path)) for path in files_of(kind)]
+        files = [
+            (path, path.read_bytes(), reading(finished, kind, path)) for path in files_of(kind)
+        ]
         for seed in range(trials):
             for number, change in enumerate(DAMAGES):
                 dice = random.Random(f"{kind} {seed} {number}")
@@ -84,7 +73,7 @@ def test_sectors_of_zeros_ends_cut_off_and_added(
     figure(f"{tried:,} files cut, lengthened or with zeros: all found")
 
 
-def test_files_in_the_place_of_others(project: Project, figure: Figure, long: bool) -> None:
+def test_files_in_the_place_of_others(finished: Project, figure: Figure, long: bool) -> None:
     trials, tried = 200 if long else 5, 0
     for kind, seed in itertools.product(("block", *damage.PARTS), range(trials)):
         files = files_of(kind)
@@ -92,7 +81,7 @@ def test_files_in_the_place_of_others(project: Project, figure: Figure, long: bo
         dice = random.Random(f"{kind} {seed}")
         path, other = dice.sample(files, 2)
         foreign = dice.choice(others)
-        reads = {one: reading(project, kind, one) for one in (path, other)}
+        reads = {one: reading(finished, kind, one) for one in (path, other)}
         swap, data = (path.read_bytes(), other.read_bytes())
         for replaced in (data, foreign.read_bytes(), None):
             with put(path, replaced):
@@ -109,11 +98,11 @@ def test_files_in_the_place_of_others(project: Project, figure: Figure, long: bo
     "what", ["receipt", "shard", "no receipt", "no shard", "lost, and damaged"]
 )
 def test_the_store_is_mended(
-    project: Project, figure: Figure, long: bool, capsys: Capture, what: str
+    finished: Project, figure: Figure, long: bool, capsys: Capture, what: str
 ) -> None:
     trials = (1000 if what in {"receipt", "shard"} else 100) if long else 10
-    corpus, store = project.corpus("text"), Store(project.store.root)
-    questions = asking(project, corpus)
+    corpus, store = finished.corpus("text"), Store(finished.store.root)
+    questions = asking(finished, corpus)
     keys = [
         store.key(questions.full(block, question))
         for block in corpus.facts.blocks
@@ -156,9 +145,9 @@ def test_the_store_is_mended(
     figure(f"{trials:,} times {what} in the store: all mended")
 
 
-def test_what_is_known_of_a_teacher(project: Project, figure: Figure, long: bool) -> None:
+def test_what_is_known_of_a_teacher(finished: Project, figure: Figure, long: bool) -> None:
     trials = 1000 if long else 20
-    paths = sorted(project.store.root.glob("teacher-*.json"))
+    paths = sorted(finished.store.root.glob("teacher-*.json"))
     for seed in range(trials):
         dice = random.Random(seed)
         path = dice.choice(paths)
@@ -180,11 +169,11 @@ def trained(project: Project, runs: Path) -> tuple[Job, dict[int, dict[str, torc
 
 
 def test_checkpoints_that_are_damaged_are_left_out(
-    project: Project, figure: Figure, long: bool, capsys: Capture
+    finished: Project, figure: Figure, long: bool, capsys: Capture
 ) -> None:
     trials = 1000 if long else 12
     runs = Path("runs")
-    work, weights = trained(project, runs)
+    work, weights = trained(finished, runs)
     newest = sorted((runs / "step-00000004").iterdir())
     assert [path.stem for path in newest] == ["best", "optimizer", "state", "weights"]
     tried = 0
@@ -211,10 +200,10 @@ def test_checkpoints_that_are_damaged_are_left_out(
 
 
 def test_without_a_checkpoint_that_is_whole_a_run_begins_again(
-    project: Project, capsys: Capture
+    finished: Project, capsys: Capture
 ) -> None:
     runs = Path("runs")
-    work, _ = trained(project, runs)
+    work, _ = trained(finished, runs)
     for path in runs.glob("step-*/weights.safetensors"):
         path.write_bytes(damage.flipped(path.read_bytes(), random.Random(0)))
     shutil.rmtree(runs / "step-00000004")
@@ -227,9 +216,9 @@ def test_without_a_checkpoint_that_is_whole_a_run_begins_again(
 
 
 @pytest.mark.parametrize("name", ["../weights", "weights/../../x", "other"])
-def test_a_state_names_no_other_files(project: Project, name: str) -> None:
+def test_a_state_names_no_other_files(finished: Project, name: str) -> None:
     runs = Path("runs")
-    trained(project, runs)
+    trained(finished, runs)
     path = runs / "step-00000004/state.json"
     state = records.read_sealed(path)
     state["digests"][name] = state["digests"].pop("weights")
@@ -238,7 +227,7 @@ def test_a_state_names_no_other_files(project: Project, name: str) -> None:
         checkpoint._read(path.parent)
 
 
-def test_a_damaged_student_is_not_asked(project: Project, capsys: Capture) -> None:
+def test_a_damaged_student_is_not_asked(finished: Project, capsys: Capture) -> None:
     path = Path("artifacts/students/s/model.safetensors")
     words = ["predict", "artifacts/students/s", "text.txt", "vectors.npy"]
     with put(path, damage.flipped(path.read_bytes(), random.Random(1))):

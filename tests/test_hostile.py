@@ -23,12 +23,11 @@ from kdpipe.load import load_encoder
 from kdpipe.made_from import open_student
 from kdpipe.modules import head_of, own_limit, transformer_folder
 from kdpipe.pipeline import load_pipeline
-from kdpipe.project import Project, open_project
+from kdpipe.project import Project
 from kdpipe.questions import missing
 from kdpipe.tokenizer import load_tokenizer
-from tests import damage, fuzz
+from tests import fuzz
 from tests.conftest import Figure
-from tests.ends import copy_of
 from tests.pieces import asking
 from tests.sandbox import MEGABYTES, SECONDS, Outcome, run_all
 
@@ -40,21 +39,6 @@ MODEL_FILES = (
     *("config.json", "modules.json", "1_Pooling/config.json", "tokenizer_config.json"),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root := tmp_path_factory.mktemp("made"))
-        damage.make(root)
-        yield root
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A copy of it that may be changed, in the current folder."""
-    for _ in copy_of(made, tmp_path / "here", monkeypatch):
-        yield open_project(Path("pipeline.yaml"))
 
 
 @contextlib.contextmanager
@@ -285,18 +269,18 @@ def told(outcomes: list[Outcome], name: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_files(
-    project: Project,
+    finished: Project,
     figure: Figure,
     long: bool,
     kind: Callable[[Project, random.Random], contextlib.AbstractContextManager[Act]],
 ) -> None:
     Path("../outside").write_bytes(b"{}")
     Path("../outside.safetensors").write_bytes(Path("teacher/model.safetensors").read_bytes())
-    use(project)
+    use(finished)
     use_model("teacher")
 
     def attempt(seed: int) -> contextlib.AbstractContextManager[Act]:
-        return kind(project, random.Random(f"{kind.__name__} {seed}"))
+        return kind(finished, random.Random(f"{kind.__name__} {seed}"))
 
     seeds = list(range(1100 if long else 45))
     outcomes = run_all(seeds, attempt, Path.cwd())
@@ -311,7 +295,7 @@ def test_hostile_files(
     )
 
 
-def test_the_canary_sings(project: Project) -> None:
+def test_the_canary_sings(finished: Project) -> None:
     """What the tests above wait for is seen when it happens."""
 
     @contextlib.contextmanager
@@ -333,9 +317,9 @@ def test_the_canary_sings(project: Project) -> None:
     assert [one.code for one in outcomes[5:]] == [-6, 6, 1]
 
 
-def test_states_of_checkpoints(project: Project, figure: Figure, long: bool) -> None:
-    corpus = project.corpus("text")
-    work = job.prepare(project, "s", corpus, {"said": project.cache("said", corpus)}, "cpu")
+def test_states_of_checkpoints(finished: Project, figure: Figure, long: bool) -> None:
+    corpus = finished.corpus("text")
+    work = job.prepare(finished, "s", corpus, {"said": finished.cache("said", corpus)}, "cpu")
     runs = Path("runs")
     checkpoint.save(runs, work.run, vars(work.log))
     (path,) = runs.glob("*/state.json")
@@ -365,7 +349,7 @@ def test_states_of_checkpoints(project: Project, figure: Figure, long: bool) -> 
         ("config.json", "architectures", [{}]),
     ],
 )
-def test_what_was_found_stays_mended(project: Project, file: str, key: str, value: object) -> None:
+def test_what_was_found_stays_mended(finished: Project, file: str, key: str, value: object) -> None:
     path = Path("teacher", file)
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {key: value}))
     Path("teacher/modules.json").rename("teacher/no-modules")
@@ -373,9 +357,9 @@ def test_what_was_found_stays_mended(project: Project, file: str, key: str, valu
         use_model("teacher")
 
 
-def test_a_manifest_is_no_link(project: Project) -> None:
-    path = project.corpus_folder("text") / MANIFEST
+def test_a_manifest_is_no_link(finished: Project) -> None:
+    path = finished.corpus_folder("text") / MANIFEST
     path.rename("elsewhere")
     path.symlink_to(Path("elsewhere").absolute())
     with pytest.raises(ArtifactError, match="is a link to another file"):
-        project.corpus("text")
+        finished.corpus("text")

@@ -7,7 +7,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,15 @@ from safetensors.numpy import save_file
 from kdpipe import artifact, records, versions
 from kdpipe.cache import Cache
 from kdpipe.errors import ArtifactError
-from kdpipe.project import open_project
-from tests import damage
+from kdpipe.project import Project, open_project
 from tests.conftest import Figure
-from tests.ends import Capture, command, copy_of, fails
+from tests.ends import Capture, command, fails
 from tests.pieces import sentences, write_text
 from tests.tiny import tiny_teacher_folder
 
 FILE = Path("pipeline.yaml")
 SAID = Path("artifacts/caches/said")
 CHANGED = "was made before the pipeline file or its inputs changed"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root := tmp_path_factory.mktemp("made"))
-        damage.make(root)
-        yield root
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, the current folder."""
-    yield from copy_of(made, tmp_path / "here", monkeypatch)
 
 
 def say(where: str, value: object) -> None:
@@ -70,7 +55,7 @@ def say(where: str, value: object) -> None:
     ],
 )
 def test_what_another_section_made(
-    here: Path,
+    finished: Project,
     capsys: Capture,
     where: str,
     value: object,
@@ -88,7 +73,7 @@ def test_what_another_section_made(
     assert not Path(".kdpipe/runs").is_dir() or not [*Path(".kdpipe/runs").iterdir()]
 
 
-def test_another_teacher_in_the_same_folder(here: Path, capsys: Capture) -> None:
+def test_another_teacher_in_the_same_folder(finished: Project, capsys: Capture) -> None:
     shutil.rmtree("teacher")
     tiny_teacher_folder(Path("teacher"), layers=4, seed=9)
     capsys.readouterr()
@@ -100,7 +85,7 @@ def test_another_teacher_in_the_same_folder(here: Path, capsys: Capture) -> None
     ), line
 
 
-def test_another_tokenizer(here: Path, capsys: Capture) -> None:
+def test_another_tokenizer(finished: Project, capsys: Capture) -> None:
     path = Path("teacher/tokenizer.json")
     path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
     shutil.rmtree("artifacts/students")
@@ -128,7 +113,7 @@ def test_another_tokenizer(here: Path, capsys: Capture) -> None:
     ],
 )
 def test_targets_of_the_corpus_before(
-    here: Path, capsys: Capture, where: str, value: Any, fields: str
+    finished: Project, capsys: Capture, where: str, value: Any, fields: str
 ) -> None:
     if where == "text.txt":
         write_text(Path(where), value)
@@ -150,7 +135,7 @@ def test_targets_of_the_corpus_before(
     [("TOKENIZE", "text", "corpora/text"), ("CACHE_TEACHER", "said", "caches/said")],
 )
 def test_another_version_of_the_stage(
-    here: Path,
+    finished: Project,
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
@@ -175,7 +160,7 @@ def test_another_version_of_the_stage(
     ],
 )
 def test_a_student_that_was_trained_otherwise(
-    here: Path, capsys: Capture, where: str, value: object, difference: str
+    finished: Project, capsys: Capture, where: str, value: object, difference: str
 ) -> None:
     say(where, value)
     line = fails(capsys, ["evaluate", str(FILE), "s"], 3)
@@ -183,7 +168,7 @@ def test_a_student_that_was_trained_otherwise(
     assert line.endswith(f": run 'kdpipe train {FILE} s'")
 
 
-def test_a_student_of_other_targets(here: Path, capsys: Capture) -> None:
+def test_a_student_of_other_targets(finished: Project, capsys: Capture) -> None:
     say("caches.said.targets.0.storage", "fp16")
     command(["cache-teacher", str(FILE), "said"])
     capsys.readouterr()
@@ -229,7 +214,9 @@ def read_all(cache: Cache) -> None:
     cache.read(np.arange(cache.facts.rows), cache.provides)
 
 
-def test_a_manifest_whose_files_are_in_other_places(here: Path, figure: Figure, long: bool) -> None:
+def test_a_manifest_whose_files_are_in_other_places(
+    finished: Project, figure: Figure, long: bool
+) -> None:
     changes: tuple[Callable[[Files, random.Random], Files], ...]
     changes = (permuted, shifted, doubled, dropped, renamed)
     path, tried = SAID / artifact.MANIFEST, 0
@@ -263,7 +250,7 @@ ROWS, WIDTH = 60, 32
     ],
 )
 def test_imported_targets_by_row_number(
-    here: Path, capsys: Capture, figure: Figure, long: bool, change: str, message: str | None
+    finished: Project, capsys: Capture, figure: Figure, long: bool, change: str, message: str | None
 ) -> None:
     trials = 30 if long else 2
     pipeline = json.loads(FILE.read_text())
