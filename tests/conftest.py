@@ -79,6 +79,37 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with a corpus and a cache; what a module has in place of it is for `here`, too."""
+    from tests.ends import made_project
+
+    yield from made_project(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, which is the current folder."""
+    from tests.ends import copy_of
+
+    yield from copy_of(made, tmp_path / "here", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def _whole_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    from tests.sealed import whole_project
+
+    yield from whole_project(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def whole(_whole_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project of `tests.sealed`, a copy of its own, which is the current folder."""
+    from tests.ends import copy_of
+
+    yield from copy_of(_whole_made, tmp_path / "here", monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def _two_tasks_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.two_tasks import make

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from transformers import GPT2Config, GPT2Model
 
 from kdpipe import cli
-from tests import ends
 from tests.ends import Capture, command, edit, fails
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a corpus and a cache."""
-    yield from ends.made_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder."""
-    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
 
 
 @pytest.mark.parametrize("stage", ["tokenize", "cache-teacher", "train", "evaluate", "repro"])

@@ -17,7 +17,6 @@ from kdpipe import inspection, io, records
 from kdpipe.blocks import encode_block, read_table
 from kdpipe.corpus import tokens_digest
 from kdpipe.errors import KdpipeError
-from tests import ends
 from tests.conftest import Figure
 from tests.sealed import (
     ALL,
@@ -34,21 +33,8 @@ from tests.sealed import (
     found,
     record_of,
     seal,
-    whole_project,
     write,
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project from texts that were made to a student."""
-    yield from whole_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder."""
-    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
 
 
 def forged_block(path: Path, **columns: Callable[[Any], Any]) -> None:
@@ -76,7 +62,7 @@ def forged_block(path: Path, **columns: Callable[[Any], Any]) -> None:
         ),
     ],
 )
-def test_a_forged_block(here: Path, change: Any, line: str) -> None:
+def test_a_forged_block(whole: Path, change: Any, line: str) -> None:
     path, facts = first(CORPUS), record_of(CORPUS)["facts"]
     forged_block(path, **change)
     seal(CORPUS)
@@ -87,23 +73,23 @@ def test_a_forged_block(here: Path, change: Any, line: str) -> None:
         "said": facts["blocks"][0]["tokens_digest"],
     }
     wrong = line.format(**names)
-    whole = wrong.startswith(":")
-    wrong = wrong if whole else f" is not a corpus block ({wrong})"
+    colon = wrong.startswith(":")
+    wrong = wrong if colon else f" is not a corpus block ({wrong})"
     lines = alone(CORPUS)
     assert f"{path}{wrong}: {TOKENIZE}" in lines
-    if whole:
+    if colon:
         # A block is called by its digest.
         name = f"block-{io.digest_file(path)[9:25]}.arrow"
         assert f"{path}: name is {name}, the manifest says {path.name}: {TOKENIZE}" in lines
 
 
-def test_a_corpus_by_words_that_has_none(here: Path) -> None:
+def test_a_corpus_by_words_that_has_none(whole: Path) -> None:
     seal(CORPUS, lambda record: record["facts"].update(by_words=True))
     wrong = "is not a corpus block (no words, which its tokens should be)"
     assert f"{first(CORPUS)} {wrong}: {TOKENIZE}" in alone(CORPUS)
 
 
-def test_a_block_of_other_columns(here: Path) -> None:
+def test_a_block_of_other_columns(whole: Path) -> None:
     path = first(CORPUS)
     table = read_table(path)
     write(path, encode_block(table.drop_columns(["held_out"])))
@@ -117,7 +103,7 @@ def test_a_block_of_other_columns(here: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["rows", "tokens", "masked", "held_out", "longest"])
-def test_facts_of_a_corpus_that_are_not_so(here: Path, key: str) -> None:
+def test_facts_of_a_corpus_that_are_not_so(whole: Path, key: str) -> None:
     true = record_of(CORPUS)["facts"][key]
     seal(CORPUS, lambda record: record["facts"].update({key: true + 1}))
     line = f"{CORPUS}: {key} is {true}, the manifest says {true + 1}: {TOKENIZE}"
@@ -125,7 +111,7 @@ def test_facts_of_a_corpus_that_are_not_so(here: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["rows", "tokens", "masked", "first_row", "tokens_digest"])
-def test_facts_of_a_block_that_are_not_so(here: Path, key: str) -> None:
+def test_facts_of_a_block_that_are_not_so(whole: Path, key: str) -> None:
     path = first(CORPUS)
     true = record_of(CORPUS)["facts"]["blocks"][0][key]
     other = "0" * 64 if key == "tokens_digest" else true + 1
@@ -141,7 +127,7 @@ def forged_shard(path: Path, **tensors: Any) -> None:
     write(path, save({**load_file(path), **tensors}))
 
 
-def test_forged_shards(here: Path) -> None:
+def test_forged_shards(whole: Path) -> None:
     record = record_of(CACHE)
     a, b = (CACHE / record["files"][place]["name"] for place in (0, 1))
     good = {path: path.read_bytes() for path in (a, b)}
@@ -198,7 +184,7 @@ def test_forged_shards(here: Path) -> None:
         ("dtype", "bf16", "{0}: dtype is {2}, the manifest says {1}: {3}"),
     ],
 )
-def test_facts_of_a_cache_that_are_not_so(here: Path, key: str, value: Any, line: str) -> None:
+def test_facts_of_a_cache_that_are_not_so(whole: Path, key: str, value: Any, line: str) -> None:
     true = record_of(CACHE)["facts"][key]
     seal(CACHE, lambda record: record["facts"].update({key: value}))
     assert found(CACHE)[CACHE][0] == line.format(CACHE, true, value, TEACHER)
@@ -211,14 +197,14 @@ def test_facts_of_a_cache_that_are_not_so(here: Path, key: str, value: Any, line
         ({"widths": {}}, "Value error, widths of other questions than there are"),
     ],
 )
-def test_facts_that_are_not_those_of_a_cache(here: Path, keys: Any, reason: str) -> None:
+def test_facts_that_are_not_those_of_a_cache(whole: Path, keys: Any, reason: str) -> None:
     seal(CACHE, lambda record: record["facts"].update(keys))
     (line,) = found(CACHE)[CACHE]
     assert line.startswith(f"{CACHE}/manifest.json has other facts than a kdpipe.cache ({reason}")
     assert line.endswith(f": {TEACHER}")
 
 
-def test_a_width_that_is_not_that_of_the_shards(here: Path) -> None:
+def test_a_width_that_is_not_that_of_the_shards(whole: Path) -> None:
     (name,) = record_of(CACHE)["facts"]["widths"]
     seal(CACHE, lambda record: record["facts"]["widths"].update({name: 7}))
     lines = found(CACHE)[CACHE]
@@ -226,7 +212,7 @@ def test_a_width_that_is_not_that_of_the_shards(here: Path) -> None:
     assert all(", 7]" in line.partition(" in place of ")[2] for line in lines)
 
 
-def test_a_shard_that_is_missing_in_the_list(here: Path) -> None:
+def test_a_shard_that_is_missing_in_the_list(whole: Path) -> None:
     count = len(record_of(CACHE)["files"])
     gone = CACHE / record_of(CACHE)["files"][-1]["name"]
     seal(CACHE, lambda record: record["files"].pop())
@@ -236,7 +222,7 @@ def test_a_shard_that_is_missing_in_the_list(here: Path) -> None:
     ]
 
 
-def test_forged_students_and_texts(here: Path) -> None:
+def test_forged_students_and_texts(whole: Path) -> None:
     path = STUDENT / "model.safetensors"
     weights = load_file(path)
     name = min(weights)
@@ -280,7 +266,7 @@ def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def test_whatever_a_sealed_manifest_says_there_is_no_traceback(
-    here: Path, long: bool, figure: Figure
+    whole: Path, long: bool, figure: Figure
 ) -> None:
     seed = 11
     draw, trials = random.Random(seed), 4000 if long else 120

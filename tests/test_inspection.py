@@ -37,12 +37,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder."""
-    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
-
-
 def told(path: Path) -> dict[str, str]:
     """Facts by name; lines that belong together with blanks between."""
     found, last = dict[str, list[str]](), ""

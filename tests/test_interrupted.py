@@ -42,12 +42,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder."""
-    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
-
-
 def forget(stage: str) -> bytes:
     """Remove what a stage made, and give back its manifest."""
     manifest = MANIFESTS[stage].read_bytes()

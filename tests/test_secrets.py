@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,18 +26,16 @@ SECRETS = {
 STAGES = ("tokenize", "cache-teacher", "train", "evaluate")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a corpus and a cache."""
-    yield from ends.made_project(tmp_path_factory.mktemp("made"))
+@pytest.fixture
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder, and secrets in the environment."""
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
+def here(_secrets: None, here: Path) -> Path:
+    """The same with secrets in the environment."""
+    return here
 
 
 def sung(*texts: str) -> list[str]:

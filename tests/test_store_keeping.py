@@ -34,11 +34,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder; its cache is linked with its store, as it was."""
-    for path in ends.copy_of(made, tmp_path / "here", monkeypatch):
-        link(CACHE)
-        yield path
+def here(here: Path) -> Path:
+    """The same; its cache is linked with its store, as it was."""
+    link(CACHE)
+    return here
 
 
 def link(cache: Path) -> None:

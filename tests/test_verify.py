@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from kdpipe import cli
 from kdpipe.errors import ArtifactError
 from kdpipe.verify import verify
-from tests import ends, every_kind, small, vectors
+from tests import every_kind, small, vectors
 from tests.conftest import Figure
 from tests.ends import Capture, command
 from tests.sealed import (
@@ -31,30 +30,17 @@ from tests.sealed import (
     found,
     record_of,
     seal,
-    whole_project,
     write,
 )
 
 PUT_BACK = "make it again, or put back what was there"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project from texts that were made to a student."""
-    yield from whole_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of it, now the current folder."""
-    yield from ends.copy_of(made, tmp_path / "here", monkeypatch)
-
-
 def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:12]
 
 
-def test_a_sound_project_is_told_line_by_line(here: Path, capsys: Capture) -> None:
+def test_a_sound_project_is_told_line_by_line(whole: Path, capsys: Capture) -> None:
     command(["verify", "."])
     out, err = capsys.readouterr()
     inputs = {folder: record_of(folder)["inputs"] for folder in ALL}
@@ -75,12 +61,12 @@ def test_a_sound_project_is_told_line_by_line(here: Path, capsys: Capture) -> No
 
 
 @pytest.mark.parametrize("where", ["artifacts", "artifacts/caches", str(CACHE)])
-def test_a_folder_is_all_that_is_in_it_and_what_that_was_made_from(here: Path, where: str) -> None:
+def test_a_folder_is_all_that_is_in_it_and_what_that_was_made_from(whole: Path, where: str) -> None:
     some = ALL if where == "artifacts" else ALL[:3]
     assert [one.folder for one in verify([Path(where)])] == some
     os.chdir(where)
-    up = Path(os.path.relpath(here))
-    names = [os.path.relpath(here / folder) for folder in some]
+    up = Path(os.path.relpath(whole))
+    names = [os.path.relpath(whole / folder) for folder in some]
     assert [os.path.relpath(one.folder) for one in verify([Path()])] == names, up
 
 
@@ -107,7 +93,7 @@ def test_words_and_masked_tokens_are_sound(project: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ALL, ids=lambda folder: folder.parent.name)
-def test_damaged_parts_are_named(here: Path, folder: Path) -> None:
+def test_damaged_parts_are_named(whole: Path, folder: Path) -> None:
     path, remedy = first(folder), REMEDY[folder]
     data = path.read_bytes()
     write(path, bytes([data[0] ^ 4]) + data[1:])
@@ -146,7 +132,7 @@ def test_damaged_parts_are_named(here: Path, folder: Path) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("folder", ALL, ids=lambda folder: folder.parent.name)
-def test_manifests_that_cannot_be_read(here: Path, folder: Path, data: Any, line: str) -> None:
+def test_manifests_that_cannot_be_read(whole: Path, folder: Path, data: Any, line: str) -> None:
     record = record_of(folder)
     wanted = line.format(folder, record["format"], record["version"])
     if data is None:
@@ -163,7 +149,7 @@ def test_manifests_that_cannot_be_read(here: Path, folder: Path, data: Any, line
         assert {*problems} == {folder, *later}
 
 
-def test_all_problems_are_listed_and_the_exit_code_is_3(here: Path, capsys: Capture) -> None:
+def test_all_problems_are_listed_and_the_exit_code_is_3(whole: Path, capsys: Capture) -> None:
     for folder in (CORPUS, CACHE):
         for path in folder.glob("*-*"):
             write(path, path.read_bytes()[:-1] + b"?")
@@ -180,7 +166,7 @@ def test_all_problems_are_listed_and_the_exit_code_is_3(here: Path, capsys: Capt
     )
 
 
-def test_the_chain_breaks_where_something_was_made_anew(here: Path) -> None:
+def test_the_chain_breaks_where_something_was_made_anew(whole: Path) -> None:
     old = {folder: digest(folder) for folder in ALL}
     with Path("text.txt").open("a") as file:
         file.write("One more row.\n")
@@ -204,7 +190,7 @@ def test_the_chain_breaks_where_something_was_made_anew(here: Path) -> None:
     assert found() == {}
 
 
-def test_what_is_not_here_is_said_and_no_mistake(here: Path, capsys: Capture) -> None:
+def test_what_is_not_here_is_said_and_no_mistake(whole: Path, capsys: Capture) -> None:
     corpus, cache = digest(CORPUS), digest(CACHE)
     teacher = record_of(CACHE)["inputs"]["teacher"][:12]
 
@@ -264,13 +250,13 @@ def test_what_files_gave_is_held_against_the_files(
          " above"),
     ],
 )  # fmt: skip
-def test_where_there_is_no_artifact(here: Path, path: str, line: str) -> None:
+def test_where_there_is_no_artifact(whole: Path, path: str, line: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         [*verify([Path(path)])]
     assert str(caught.value) == line
 
 
-def test_every_flipped_bit_is_found(here: Path, long: bool, figure: Figure) -> None:
+def test_every_flipped_bit_is_found(whole: Path, long: bool, figure: Figure) -> None:
     """Of every kind of file, also of manifests, where the chain finds it."""
     seed = 4
     draw, trials = random.Random(seed), 3000 if long else 60
