@@ -7,40 +7,25 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 from transformers.utils.logging import disable_progress_bar
 
 from kdpipe import cli, write_corpus
-from tests.pieces import sentences, write_text
-from tests.tiny import tiny_teacher_folder
+from tests import pieces
+from tests.trials import FORKS, PRELOAD
 
 Capture = pytest.CaptureFixture[str]
-FILE = Path("pipeline.yaml")
-PIPELINE = """\
-corpora:
-  text:
-    sources: [{kind: files, files: [text.txt]}]
-    tokenizer: tiny
-    max_seq_length: 32
-    validation: 0.1
-teachers:
-  tiny: {model: teacher}
-caches:
-  said:
-    corpus: text
-    teacher: tiny
-    targets: [{kind: embedding, storage: fp32}]
-    dtype: fp32
-students:
-  small:
-    caches: [said]
-    model: {kind: teacher_layers, layers: [1]}
-    objectives: [{kind: embedding, loss: cosine}]
-    train: {max_steps: 40, tokens_per_batch: 256, bf16: false, eval_steps: 10, save_steps: 500}
-"""
+FILE = Path(pieces.FILE)
+PIPELINE = pieces.PIPELINE.format(
+    validation=0.1,
+    targets="{kind: embedding, storage: fp32}",
+    train="max_steps: 40, tokens_per_batch: 256, bf16: false, eval_steps: 10, save_steps: 500",
+)
 _PROGRESS = re.compile(
     r"(tokenize|cache-teacher|train|verify): \d.*"
     r"|continuing after step \d+ of \d+"
@@ -57,9 +42,7 @@ def made_project(root: Path, *, tokens_per_block: int = 4096) -> Iterator[Path]:
         patch.setenv("KDPIPE_DEVICE", "cpu")
         patch.setattr(write_corpus, "SMALLEST", tokens_per_block)
         patch.setattr(write_corpus, "SPREAD", tokens_per_block)
-        write_text(root / "text.txt", sentences(400))
-        tiny_teacher_folder(root / "teacher")
-        FILE.write_text(PIPELINE)
+        pieces.begin(root, 400, PIPELINE)
         for stage in ("tokenize", "cache-teacher"):
             command([stage, str(FILE)])
         yield root
@@ -107,3 +90,28 @@ def only_line(err: str) -> str:
     assert len(lines) == 1, err
     assert "Traceback" not in err
     return lines[0]
+
+
+def run_words(words: list[str]) -> None:
+    """The program in a process of its own, with stderr in the file `log`."""
+    os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT), 2)
+    # The test must see how far it is before it is done.
+    os.nice(5)
+    raise SystemExit(cli.main(words))
+
+
+def begin(words: list[str], target: Callable[[list[str]], None] = run_words) -> ForkServerProcess:
+    """Start the program in a process that has torch imported already."""
+    FORKS.set_forkserver_preload(PRELOAD)
+    process = FORKS.Process(target=target, args=(words,))
+    process.start()
+    return process
+
+
+def wait_for(process: ForkServerProcess, pattern: str) -> None:
+    """Until there is a file of that name; fails when the process ends before."""
+    end = time.monotonic() + 60
+    while not any(Path().glob(pattern)):
+        assert process.is_alive(), Path("log").read_text()
+        assert time.monotonic() < end, f"no {pattern} after a minute"
+        time.sleep(0.001)

@@ -16,6 +16,31 @@ from kdpipe.targets import Question
 from kdpipe.teacher import answer, facts, finish
 from tests.tiny import SENTENCES, tiny_teacher_folder
 
+FILE = "pipeline.yaml"
+PIPELINE = """\
+corpora:
+  text:
+    sources: [{{kind: files, files: [text.txt]}}]
+    tokenizer: tiny
+    max_seq_length: 32
+    validation: {validation}
+teachers:
+  tiny: {{model: teacher}}
+caches:
+  said:
+    corpus: text
+    teacher: tiny
+    targets: [{targets}]
+    dtype: fp32
+students:
+  small:
+    caches: [said]
+    model: {{kind: teacher_layers, layers: [1]}}
+    objectives: [{{kind: embedding, loss: cosine}}]
+    train: {{{train}}}
+"""
+"""A pipeline file of one student, but for what is to be said of it."""
+
 
 def sentences(count: int, start: int = 0) -> list[str]:
     """Different sentences of different lengths, always the same."""
@@ -69,6 +94,13 @@ def new_project(root: Path, lines: list[str], **sections: Any) -> Project:
     if not (root / "teacher").is_dir():
         tiny_teacher_folder(root / "teacher", layers=4)
     return Project(Path("pipeline.yaml"), pipeline(**sections), Path())
+
+
+def begin(root: Path, rows: int, text: str) -> None:
+    """The files of a project in `root`, with this pipeline file; nothing is made yet."""
+    write_text(root / "text.txt", sentences(rows))
+    tiny_teacher_folder(root / "teacher")
+    (root / FILE).write_text(text)
 
 
 def make_corpus(project: Project, name: str = "text") -> corpus.Corpus:

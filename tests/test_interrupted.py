@@ -8,17 +8,14 @@ import re
 import resource
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kdpipe import cli
 from tests import ends
-from tests.ends import Capture, command, edit, fails, only_line
-from tests.trials import FORKS, PRELOAD
+from tests.ends import Capture, begin, command, edit, fails, only_line, run_words, wait_for
 
 MANIFESTS = {
     "tokenize": Path("artifacts/corpora/text/manifest.json"),
@@ -62,14 +59,6 @@ def disk_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def run_words(words: list[str]) -> None:
-    """The program in a process of its own, with stderr in the file `log`."""
-    os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT), 2)
-    # The test must see how far it is before it is done.
-    os.nice(5)
-    raise SystemExit(cli.main(words))
-
-
 def run_as_nobody(words: list[str]) -> None:
     """The same, by a user whom the modes of files bind, were it root."""
     if os.geteuid() == 0:
@@ -78,23 +67,6 @@ def run_as_nobody(words: list[str]) -> None:
         if not os.access(cli.__file__, os.R_OK) or not os.access("text.txt", os.R_OK):
             raise SystemExit(SKIPPED)
     run_words(words)
-
-
-def begin(words: list[str], target: Callable[[list[str]], None] = run_words) -> ForkServerProcess:
-    """Start the program in a process that has torch imported already."""
-    FORKS.set_forkserver_preload(PRELOAD)
-    process = FORKS.Process(target=target, args=(words,))
-    process.start()
-    return process
-
-
-def wait_for(process: ForkServerProcess, pattern: str) -> None:
-    """Until there is a file of that name; fails when the process ends before."""
-    end = time.monotonic() + 60
-    while not any(Path().glob(pattern)):
-        assert process.is_alive(), Path("log").read_text()
-        assert time.monotonic() < end, f"no {pattern} after a minute"
-        time.sleep(0.001)
 
 
 def assert_went_on(shown: str) -> None:

@@ -20,8 +20,7 @@ from kdpipe.store import Store
 from kdpipe.store_keeping import Damage
 from tests import ends
 from tests.conftest import Figure
-from tests.ends import Capture, command, edit, fails
-from tests.test_interrupted import begin, wait_for
+from tests.ends import Capture, begin, command, edit, fails, wait_for
 
 STORE = Path(".kdpipe/store")
 CACHE = Path("artifacts/caches/said")

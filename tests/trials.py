@@ -20,9 +20,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from tests import pieces
 from tests.disk import Disk, Fault
-from tests.pieces import sentences, write_text
-from tests.tiny import tiny_teacher_folder
+from tests.pieces import FILE, sentences, write_text
 
 FORKS = multiprocessing.get_context("forkserver")
 PRELOAD = [
@@ -35,34 +35,20 @@ PRELOAD = [
     "tests.warm",
 ]
 """What the stages import as they run."""
-PIPELINE = """\
-corpora:
-  text:
-    sources: [{kind: files, files: [text.txt]}]
-    tokenizer: tiny
-    max_seq_length: 32
-    validation: 0.2
+PIPELINE = (
+    pieces.PIPELINE.format(
+        validation=0.2,
+        targets="{kind: embedding, storage: fp32}, {kind: hidden, layers: [1]}",
+        train="max_steps: 6, tokens_per_batch: 128, bf16: false, eval_steps: 2, save_steps: 2",
+    )
+    + """\
+    evaluate: [{kind: fidelity}]
 augmentations:
   more:
     sources: [{kind: files, files: [text.txt]}]
     methods: [{kind: perturb, steps: [{kind: masking, probability: 0.3}]}]
-teachers:
-  tiny: {model: teacher}
-caches:
-  said:
-    corpus: text
-    teacher: tiny
-    targets: [{kind: embedding, storage: fp32}, {kind: hidden, layers: [1]}]
-    dtype: fp32
-students:
-  small:
-    caches: [said]
-    model: {kind: teacher_layers, layers: [1]}
-    objectives: [{kind: embedding, loss: cosine}]
-    train: {max_steps: 6, tokens_per_batch: 128, bf16: false, eval_steps: 2, save_steps: 2}
-    evaluate: [{kind: fidelity}]
 """
-FILE = "pipeline.yaml"
+)
 ROWS = 40
 STAGES = ("augment", "tokenize", "cache-teacher", "train", "evaluate")
 CHANGES = ("tokenize other text", "cache-teacher --verify", "train otherwise")
@@ -185,9 +171,7 @@ def scenarios(root: Path) -> dict[str, Scenario]:
     """Each stage for the first time, then again after something has changed."""
     first = root / "0"
     first.mkdir(parents=True)
-    write_text(first / "text.txt", sentences(ROWS))
-    tiny_teacher_folder(first / "teacher")
-    (first / FILE).write_text(PIPELINE)
+    pieces.begin(first, ROWS, PIPELINE)
     made, before = dict[str, Scenario](), first
     for stage in STAGES:
         made[stage] = _scenario(stage, [stage, FILE], before, root)
