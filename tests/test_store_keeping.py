@@ -273,15 +273,22 @@ def put(path: Path, **tensors: np.ndarray) -> None:
     path.with_suffix(".json").write_bytes(records.seal(io.canonical(receipt)))
 
 
-def test_verify_names_every_damaged_file_and_repair_drops_them(here: Path, capsys: Capture) -> None:
-    command(["cache", "verify"])
-    assert said(capsys) == [
-        f".kdpipe/store: {len(shard_files())} shards, all as their receipts say"
-    ]
-    edit("max_seq_length: 32", "max_seq_length: 12")
-    command(["tokenize", "pipeline.yaml"])
+@pytest.fixture
+def shards(here: Path) -> list[Path]:
+    """Of two caches: enough to damage each in another way."""
+    retokenise(32, 12)
     command(["cache-teacher", "pipeline.yaml"])
-    paths = shard_files()
+    return shard_files()
+
+
+def retokenise(before: int, now: int) -> None:
+    """Rows of another length make other shards."""
+    edit(f"max_seq_length: {before}", f"max_seq_length: {now}")
+    command(["tokenize", "pipeline.yaml"])
+
+
+def spoil(paths: list[Path]) -> dict[Path, str]:
+    """Damage eight shards; what is then said of each."""
     flipped, short, alone, lone, text, swapped, names, infinite, sound = paths[:9]
     flip(flipped, -1)
     replace(short, short.read_bytes()[:-1])
@@ -291,12 +298,8 @@ def test_verify_names_every_damaged_file_and_repair_drops_them(here: Path, capsy
     replace(swapped.with_suffix(".json"), sound.with_suffix(".json").read_bytes())
     put(names, vectors=load_file(names)["values"])
     put(infinite, values=np.full_like(load_file(infinite)["values"], np.inf))
-    count = load_file(infinite)["values"].size
-    (STORE / "notes.txt").write_text("mine")
-    (STORE / ".tmp-12345678-1-2").write_text("of a run that was killed")
-    size = short.stat().st_size
-    lines = {
-        None: "notes.txt is no file of the store: move it away",
+    size, count = short.stat().st_size, load_file(infinite)["values"].size
+    return {
         flipped: "its digest differs from its receipt",
         short: f"{size} bytes, {size + 1} in its receipt",
         alone: "it has no receipt, so it does not count",
@@ -307,37 +310,58 @@ def test_verify_names_every_damaged_file_and_repair_drops_them(here: Path, capsy
         names: "its tensors (vectors) are none of embedding.fp32",
         infinite: f"{count} of its numbers are NaN or Inf",
     }
-    found = store_keeping.verify(Store(STORE))
-    wanted = [
-        Damage(f"{STORE}/{line}", None) if path is None else Damage(f"{path}: {line}", path.stem)
-        for path, line in lines.items()
+
+
+def strangers() -> list[Path]:
+    """A file that is not the store's, and one that a run left which was killed."""
+    (STORE / "notes.txt").write_text("mine")
+    (STORE / ".tmp-12345678-1-2").write_text("of a run that was killed")
+    return [STORE / "notes.txt", STORE / ".tmp-12345678-1-2"]
+
+
+def test_verify_of_a_store_that_is_whole(here: Path, capsys: Capture) -> None:
+    command(["cache", "verify"])
+    assert said(capsys) == [
+        f".kdpipe/store: {len(shard_files())} shards, all as their receipts say"
     ]
-    assert sorted(found, key=str) == sorted(wanted, key=str)
+
+
+def test_verify_names_every_damaged_file(shards: list[Path], capsys: Capture) -> None:
+    lines = spoil(shards)
+    strangers()
+    wanted = [Damage(f"{path}: {line}", path.stem) for path, line in lines.items()]
+    wanted += [Damage(f"{STORE}/notes.txt is no file of the store: move it away", None)]
+    assert sorted(store_keeping.verify(Store(STORE)), key=str) == sorted(wanted, key=str)
     capsys.readouterr()
     assert cli.main(["cache", "verify"]) == 3
     shown = capsys.readouterr()
     assert sorted(shown.out.splitlines()) == sorted(one.line for one in wanted)
     assert shown.err.splitlines()[-1] == (
-        f"kdpipe: error: .kdpipe/store: 8 of {len(paths)} shards are damaged: run 'kdpipe cache"
+        f"kdpipe: error: .kdpipe/store: 8 of {len(shards)} shards are damaged: run 'kdpipe cache"
         " verify --repair', which drops them"
     )
+
+
+def test_repair_drops_every_damaged_file(shards: list[Path], capsys: Capture) -> None:
+    lines = spoil(shards)
+    others = strangers()
+    capsys.readouterr()
     repaired = cli.main(["cache", "verify", "--repair"])
     shown = capsys.readouterr()
     assert (repaired, shown.out.splitlines()[-1], shown.err.splitlines()[-1]) == (
         3,
-        f".kdpipe/store: 8 of {len(paths)} shards dropped: run 'kdpipe cache-teacher' with"
+        f".kdpipe/store: 8 of {len(shards)} shards dropped: run 'kdpipe cache-teacher' with"
         " --verify, which computes them again",
         "kdpipe: error: .kdpipe/store: 1 files are not the store's: move them away",
     )
-    for name in ("notes.txt", ".tmp-12345678-1-2"):
-        (STORE / name).unlink()
-    assert {*shard_files()} == {*paths} - {*lines}
-    for length in (32, 12):
-        edit(f"max_seq_length: {44 - length}", f"max_seq_length: {length}")
-        command(["tokenize", "pipeline.yaml"])
+    for path in others:
+        path.unlink()
+    assert {*shard_files()} == {*shards} - {*lines}
+    for before, now in ((12, 32), (32, 12)):
+        retokenise(before, now)
         command(["cache-teacher", "pipeline.yaml", "--verify"])
     # Of rows that both corpora have, either cache may have been the first to ask.
-    assert {*shard_files()} == {*paths}
+    assert {*shard_files()} == {*shards}
     assert store_keeping.verify(Store(STORE)) == []
 
 
