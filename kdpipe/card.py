@@ -16,6 +16,7 @@ from kdpipe.hub import read_json
 from kdpipe.modules import head_of
 from kdpipe.nets.crf import FILE as CRF_FILE
 from kdpipe.parts import HeadKind, Problem
+from kdpipe.progress import counted
 
 NAME = "README.md"
 _TAGS = ("knowledge-distillation", "kdpipe")
@@ -183,7 +184,7 @@ def _front(facts: CardFacts) -> str:
 
 
 def _what(facts: CardFacts) -> str:
-    layers = "1 layer" if facts.layers == 1 else f"{facts.layers} layers"
+    layers = counted(facts.layers, "layer")
     if facts.head is not None:
         about = {
             "sequence": f"each text ({_some(facts.classes)})",
@@ -201,9 +202,9 @@ def _what(facts: CardFacts) -> str:
         )
     return (
         f"A text encoder with {layers} and {facts.parameters:,} parameters: it turns a text of up"
-        f" to {facts.max_seq_length} tokens into {facts.embedding} numbers, so that texts of like"
-        f" meaning get vectors with a high cosine. It learned this from {facts.teacher}, by"
-        f" knowledge distillation with kdpipe {facts.kdpipe}."
+        f" to {facts.max_seq_length} tokens into {counted(facts.embedding, 'number')}, so that"
+        " texts of like meaning get vectors with a high cosine. It learned this from"
+        f" {facts.teacher}, by knowledge distillation with kdpipe {facts.kdpipe}."
     )
 
 
@@ -348,13 +349,14 @@ def _vectors(facts: CardFacts, pooled: dict[str, str]) -> list[str]:
 
 
 def _making(facts: CardFacts) -> str:
+    tokens, steps = counted(facts.tokens, "token"), counted(facts.steps, "step")
     lines = [
         *([f"- Teacher: {facts.teacher}"] if facts.teacher else []),
-        f"- Texts: {facts.rows:,} with {facts.tokens:,} tokens; {facts.held_out:,} were held out",
+        f"- Texts: {facts.rows:,} with {tokens}; {facts.held_out:,} were held out",
         f"- Start: {facts.start}",
         *(f"- Objective: {objective}" for objective in facts.objectives),
         *(f"- Same transformer, trained in turn: {name}" for name in facts.trained_with),
-        f"- Training: {facts.steps:,} steps, the weights are those after step {facts.kept_step:,}",
+        f"- Training: {steps}, the weights are those after step {facts.kept_step:,}",
         "- All settings and digests: `kdpipe.json`",
     ]
     return "\n".join(lines)

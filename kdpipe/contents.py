@@ -32,6 +32,7 @@ from kdpipe.known_rows import about_rows
 from kdpipe.made_from import KIND as STUDENT
 from kdpipe.masking import UNMASKED
 from kdpipe.pipeline import CacheSpec
+from kdpipe.progress import counted
 from kdpipe.questions import Asking
 from kdpipe.targets import Question
 from kdpipe.tensor_files import Kind, header, listed, not_finite, shard_kinds
@@ -266,8 +267,8 @@ def _shard(
         yield f"{path} has {listed(found)} in place of {listed(wanted)}: {REMEDY[CACHE]}"
     elif at is not None and not _is_about(path, question, *at):
         yield f"{path} is about other rows than those of its block: {REMEDY[CACHE]}"
-    for name, count in not_finite(path):
-        yield f"{path}: {count} numbers of {name} are NaN or Inf: {REMEDY[CACHE]}"
+    for name, bad in not_finite(path):
+        yield f"{path}: NaN or Inf in {counted(bad, 'number')} of {name}: {REMEDY[CACHE]}"
 
 
 def _is_about(path: Path, question: Question, of: Corpus, index: int) -> bool:
@@ -291,8 +292,8 @@ def _student(folder: Path, manifest: Manifest, check: Check) -> Iterator[str]:
                 yield from _story(path, manifest)
             if path.suffix == ".safetensors":
                 header(path, remedy)
-                for name, count in not_finite(path):
-                    yield f"{path}: {count} numbers of {name} are NaN or Inf: {remedy}"
+                for name, bad in not_finite(path):
+                    yield f"{path}: NaN or Inf in {counted(bad, 'number')} of {name}: {remedy}"
         except ArtifactError as error:
             yield str(error)
     there = {part.name for part in manifest.files}

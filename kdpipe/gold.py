@@ -17,6 +17,7 @@ from torch import Tensor
 from kdpipe.errors import ArtifactError
 from kdpipe.masking import UNMASKED
 from kdpipe.parts import Problem, some
+from kdpipe.progress import counted
 from kdpipe.tokenizer import Encoded, first_tokens
 
 IGNORED = -100
@@ -82,7 +83,8 @@ class Gold:
             return self.classes.index(str(label))
         except ValueError:
             raise ArtifactError(
-                f"label {str(label)!r} is none of the {len(self.classes)} classes of the model"
+                f"label {str(label)!r} is none of the"
+                f" {counted(len(self.classes), 'class', 'classes')} of the model"
                 f" ({some(self.classes)}): give the head these classes, or mend the labels"
             ) from None
 

@@ -18,7 +18,7 @@ from kdpipe.importing import Importing
 from kdpipe.known_rows import about_rows
 from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import CacheSpec
-from kdpipe.progress import Progress
+from kdpipe.progress import Progress, counted
 from kdpipe.questions import Todo
 from kdpipe.store import Store
 from kdpipe.targets import Imported, Question
@@ -76,8 +76,9 @@ def _dims(spec: CacheSpec, widths: dict[Part, int]) -> Dims:
     for part, file in states.items():
         if first is not None and widths[part] != widths[first]:
             raise ArtifactError(
-                f"{file.file} has vectors of {widths[part]} numbers, {states[first].file} of"
-                f" {widths[first]}: states of a teacher have one width, make another cache of some"
+                f"{file.file} has vectors of {counted(widths[part], 'number')},"
+                f" {states[first].file} of {widths[first]}: states of a teacher have one width,"
+                " make another cache of some"
             )
     return Dims(
         embedding=widths.get(EMBEDDING, 0),
@@ -92,7 +93,7 @@ def _dims(spec: CacheSpec, widths: dict[Part, int]) -> Dims:
 def _refuse_width(file: Imported, width: int) -> None:
     if file.part == "logits" and width != len(file.names):
         raise ArtifactError(
-            f"{file.file} has {width} logits a {file.about}, expected {len(file.names)}"
+            f"{file.file} has {counted(width, 'logit')} a {file.about}, expected {len(file.names)}"
             f" ({', '.join(file.names[:_SHOWN])}): mend 'classes' or 'problem_type'"
         )
 

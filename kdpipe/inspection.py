@@ -31,7 +31,7 @@ from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import read_json
 from kdpipe.made_from import KIND as STUDENT
-from kdpipe.progress import human_bytes
+from kdpipe.progress import counted, human_bytes
 from kdpipe.store import Receipt, key_of
 from kdpipe.targets import Question
 from kdpipe.tensor_files import ABOUT_ROWS, Kind, header, not_finite
@@ -92,7 +92,7 @@ def _artifact(folder: Path) -> Page:
         *_lines(
             "spec", [_cut(f"{key}: {_compact(said)}") for key, said in _said(manifest.spec).items()]
         ),
-        ("files", f"{len(parts):,} files, {human_bytes(sum(parts.values()))}"),
+        ("files", f"{counted(len(parts), 'file')}, {human_bytes(sum(parts.values()))}"),
     ]
     kinds: dict[str, Callable[[Path, Manifest, str], Page]] = {
         write.KIND: _texts,
@@ -147,22 +147,23 @@ def _lines(name: str, values: Sequence[str]) -> Pairs:
 
 def _texts(folder: Path, manifest: Manifest, digest: str) -> Page:
     facts = facts_of(TextFacts, folder, manifest)
-    return Page([("size", f"{facts.rows:,} rows became {facts.texts:,} texts")])
+    return Page([("size", f"{counted(facts.rows, 'row')} became {counted(facts.texts, 'text')}")])
 
 
 def _corpus(folder: Path, manifest: Manifest, digest: str) -> Page:
     facts = facts_of(CorpusFacts, folder, manifest)
     held = facts.held_out / max(facts.rows, 1)
+    rows, tokens = counted(facts.rows, "row"), counted(facts.tokens, "token")
     pairs = [
-        ("size", f"{facts.rows:,} rows, {facts.tokens:,} tokens in {len(facts.blocks):,} blocks"),
-        ("tokenizer", f"{facts.tokenizer[:12]}, {facts.vocabulary:,} tokens"),
-        ("longest row", f"{facts.longest:,} tokens, at most {facts.max_seq_length:,}"),
-        ("cut", f"{facts.cut_rows:,} rows"),
-        ("duplicates", f"{facts.duplicates:,} rows left out"),
-        ("held out", f"{facts.held_out:,} rows ({100 * held:.1f} %)"),
+        ("size", f"{rows}, {tokens} in {counted(len(facts.blocks), 'block')}"),
+        ("tokenizer", f"{facts.tokenizer[:12]}, {counted(facts.vocabulary, 'token')}"),
+        ("longest row", f"{counted(facts.longest, 'token')}, at most {facts.max_seq_length:,}"),
+        ("cut", counted(facts.cut_rows, "row")),
+        ("duplicates", f"{counted(facts.duplicates, 'row')} left out"),
+        ("held out", f"{counted(facts.held_out, 'row')} ({100 * held:.1f} %)"),
     ]
     if facts.masked:
-        pairs.append(("masked", f"{facts.masked:,} tokens"))
+        pairs.append(("masked", counted(facts.masked, "token")))
     try:
         labels = _labels(corpus.open_corpus(folder))
     except ArtifactError as error:
@@ -190,11 +191,12 @@ def _labels(read: Corpus) -> Pairs:
     if missing == read.facts.rows:
         return [("labels", "none")]
     said = [f"{name} {count:,}" for name, count in (counts or places).most_common(_SHOWN)]
-    said += [f"{len(counts) - _SHOWN:,} others"] if len(counts) > _SHOWN else []
+    said += [counted(len(counts) - _SHOWN, "other")] if len(counts) > _SHOWN else []
     if numbers:
         mean = math.fsum(numbers) / len(numbers)
-        said = [f"{len(numbers):,} numbers, {min(numbers):g} to {max(numbers):g}, mean {mean:g}"]
-    said += [f"{missing:,} rows without"] if missing else []
+        several = counted(len(numbers), "number")
+        said = [f"{several}, {min(numbers):g} to {max(numbers):g}, mean {mean:g}"]
+    said += [f"{counted(missing, 'row')} without"] if missing else []
     return [("labels", ", ".join(said))]
 
 
@@ -204,28 +206,30 @@ def _cache(folder: Path, manifest: Manifest, digest: str) -> Page:
     if facts.difference is not None:
         one = facts.difference
         difference = f"cosine at least {one.min_cosine}, at most {one.max_abs} in a number,"
-        difference += f" on {one.rows} rows"
+        difference += f" on {counted(one.rows, 'row')}"
     blocks = len(manifest.files) // max(len(facts.questions), 1)
     sample = sorted(
         {*np.linspace(0, blocks - 1, min(_SAMPLE, blocks)).round().astype(int).tolist()}
     )
+    rows, layers = counted(facts.rows, "row"), counted(facts.layers, "layer")
+    said = counted(blocks, "block")
     pairs = [
-        ("size", f"{facts.rows:,} rows in {blocks:,} blocks, {len(facts.questions)} questions"),
-        ("teacher", f"{facts.teacher[:12]}, {facts.layers} layers of {facts.hidden_width}"),
+        ("size", f"{rows} in {said}, {counted(len(facts.questions), 'question')}"),
+        ("teacher", f"{facts.teacher[:12]}, {layers} of {facts.hidden_width}"),
         ("dtype", facts.dtype),
         ("to fp32", difference),
-        ("looked at", f"{len(sample):,} of {blocks:,} blocks"),
+        ("looked at", f"{len(sample):,} of {said}"),
     ]
     if facts.classes:
         pairs.append(("classes", _cut(", ".join(facts.classes))))
-    rows = list[Sequence[str]]()
+    lines = list[Sequence[str]]()
     for number, question in enumerate(facts.questions):
         parts = manifest.files[number :: len(facts.questions)]
         try:
-            rows.append(_question(folder, question, parts, [parts[index] for index in sample]))
+            lines.append(_question(folder, question, parts, [parts[index] for index in sample]))
         except (ArtifactError, OSError) as error:
             pairs.append(("damage", str(error)))
-    return Page(pairs, ("question", "vectors ", "width ", "storage", "bytes ", *_NORMS), rows)
+    return Page(pairs, ("question", "vectors ", "width ", "storage", "bytes ", *_NORMS), lines)
 
 
 def _question(
@@ -351,7 +355,7 @@ def _tensors(path: Path) -> Page:
     numbers = sum(math.prod(kind.shape) for kind in kinds.values())
     return Page(
         [
-            ("what", f"{len(kinds):,} tensors, {numbers:,} numbers"),
+            ("what", f"{counted(len(kinds), 'tensor')}, {counted(numbers, 'number')}"),
             ("bytes", f"{path.stat().st_size:,}"),
         ],
         ("tensor", "type", "shape", "not finite "),
@@ -364,7 +368,8 @@ def _tensors(path: Path) -> Page:
 
 def _block(path: Path) -> Page:
     table = blocks.read_table(path)
-    pairs = [("what", f"a block of {len(table):,} rows"), ("bytes", f"{path.stat().st_size:,}")]
+    what, size = f"a block of {counted(len(table), 'row')}", path.stat().st_size
+    pairs = [("what", what), ("bytes", f"{size:,}")]
     if "length" in table.column_names and len(table):
         lengths = table.column("length").to_numpy()
         pairs.append(("tokens", f"{lengths.sum():,}, the longest row has {lengths.max():,}"))

@@ -19,7 +19,7 @@ from kdpipe.multitask import Together
 from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
 from kdpipe.processes import here
-from kdpipe.progress import Progress, say
+from kdpipe.progress import Progress, counted, say
 from kdpipe.run import Run, Step, Training
 from kdpipe.terms import Terms
 from kdpipe.tokenizer import Tokenizer
@@ -210,8 +210,8 @@ def _train(
             if wish is not None and not last:
                 return wish
         if training.progress.skipped:
-            skipped = f"{training.progress.skipped} of {training.progress.step} steps"
-            say(f"{skipped} overflowed fp16 and were left out")
+            taken = counted(training.progress.step, "step")
+            say(f"{training.progress.skipped} of {taken} left out: their gradients overflowed fp16")
         # The result is still to be written: a full disk there must not cost the training.
         if here().leads:
             checkpoint.save(runs, training, vars(log))

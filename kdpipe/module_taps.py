@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdpipe.errors import UsageError
 from kdpipe.parts import Needs
+from kdpipe.progress import counted
 
 
 @dataclass
@@ -98,8 +99,9 @@ def _hook(name: str) -> Any:
         shape = [*output.shape] if isinstance(output, Tensor) else None
         if shape is None or len(shape) != 3 or shape[:2] != [*sink.mask.shape]:
             gives = type(output).__name__ if shape is None else f"the shape {shape}"
-            rows = "{} rows of {} tokens".format(*sink.mask.shape)
-            raise UsageError(f"module {name} gives {gives} for {rows}: {_REMEDY}")
+            rows, tokens = sink.mask.shape
+            read = f"{counted(rows, 'row')} of {counted(tokens, 'token')}"
+            raise UsageError(f"module {name} gives {gives} for {read}: {_REMEDY}")
         # Taken at once: a module behind it may change in place what this one gives.
         sink.values[name] = output[sink.mask]
 

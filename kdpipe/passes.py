@@ -25,7 +25,7 @@ from kdpipe.encoder import Encoder, observe
 from kdpipe.errors import ResourceError, out_of_memory
 from kdpipe.parts import Part
 from kdpipe.pipeline import CacheSpec
-from kdpipe.progress import say
+from kdpipe.progress import counted, say
 from kdpipe.questions import Asking, Todo
 from kdpipe.streams import streams
 
@@ -111,8 +111,9 @@ def _finished(begun: _Begun, begin: Callable[[Todo, int], _Begun]) -> tuple[Todo
         if all(len(batch) == 1 for batch, _ in begun.passes):
             longest = int(begun.rows.lengths.max())
             raise ResourceError(
-                f"out of memory with single rows of block {item.index} (up to {longest} tokens):"
-                " lower max_seq_length of the corpus, or ask for less in one cache"
+                f"out of memory with single rows of block {item.index} (up to"
+                f" {counted(longest, 'token')}): lower max_seq_length of the corpus, or ask for"
+                " less in one cache"
             )
         say(
             f"out of memory with {tokens:,} tokens in a pass: block {item.index} is read again with"

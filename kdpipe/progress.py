@@ -63,6 +63,11 @@ def human_bytes(count: int) -> str:
     return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
 
 
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """A number with what it counts: `1 block`, `2,000 blocks`; with `nouns`, `2 classes`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 def clock_time(seconds: float) -> str:
     """`1:12`, or `2:01:12` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)

@@ -15,6 +15,7 @@ from pathlib import Path
 from kdpipe import artifact, io, records
 from kdpipe.cache import KIND, REMEDY
 from kdpipe.errors import ArtifactError, LockedError, explain
+from kdpipe.progress import counted
 from kdpipe.store import FORMAT, Receipt, Store, key_of
 from kdpipe.targets import Question
 from kdpipe.tensor_files import Kind, header, not_finite, shard_kinds
@@ -223,4 +224,4 @@ def _wrong_tensors(path: Path, question: Question) -> str | None:
     if found != shard_kinds(question, rows, vectors, width):
         return f"its tensors ({', '.join(sorted(found)) or 'none'}) are none of {question.name}"
     bad = sum(count for _, count in not_finite(path))
-    return f"{bad} of its numbers are NaN or Inf" if bad else None
+    return f"NaN or Inf in {counted(bad, 'number')}" if bad else None

@@ -23,7 +23,7 @@ from kdpipe.errors import NonFiniteError, UsageError
 from kdpipe.known_rows import Known, about_rows
 from kdpipe.parts import EMBEDDING, Part, listed
 from kdpipe.passes import plan_block, read_blocks
-from kdpipe.progress import Progress
+from kdpipe.progress import Progress, counted
 from kdpipe.questions import Asking, Todo, cache_identity
 from kdpipe.store import Store
 from kdpipe.targets import Question
@@ -91,7 +91,8 @@ def check(asking: Asking, encoder: Encoder) -> None:
     for part in (question.what for question in asking.questions):
         if part.layer is not None and part.layer > depth:
             raise UsageError(
-                f"the cache asks for {part}, the teacher has {depth} layers: choose among them"
+                f"the cache asks for {part}, the teacher has {counted(depth, 'layer')}: choose"
+                " among them"
             )
         if part.module is not None:
             encoder.module_width(part.module)
@@ -154,7 +155,7 @@ def _run(
                 _refuse_non_finite(kept, question, item, asking.corpus)
                 kept |= about_rows(asking.corpus, item.index, question.what)
                 store.put(asking.full(item.block, question), kept, used)
-            bar.advance(item.tokens, note=f"{count}/{len(todo)} blocks")
+            bar.advance(item.tokens, note=f"{count}/{counted(len(todo), 'block')}")
 
 
 def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
@@ -174,8 +175,8 @@ def _introduce(encoder: Encoder, asking: Asking) -> dict[str, Any]:
         bad = int((~used.isfinite()).any(1).sum())
         if bad:
             raise NonFiniteError(
-                f"the teacher's embedding is NaN or Inf in {asking.dtype} for {bad} of {len(used)}"
-                " rows of the first block: use dtype: fp32"
+                f"the teacher's embedding is NaN or Inf in {asking.dtype} for {bad} of"
+                f" {counted(len(used), 'row')} of the first block: use dtype: fp32"
             )
         difference = Difference(
             rows=len(exact),
@@ -193,7 +194,7 @@ def _refuse_non_finite(
         return
     rows = rows_of(bad, question.what, item, corpus)
     raise NonFiniteError(
-        f"{question.name} is NaN or Inf for {len(rows)} rows of block {item.index} (rows"
+        f"{question.name} is NaN or Inf for {counted(len(rows), 'row')} of block {item.index} (rows"
         f" {rows[:5]} ...): keep it in fp32 or bf16 if fp16 overflows, use dtype: fp32, or take"
         " these rows out"
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError
+from kdpipe.progress import counted
 from kdpipe.tokenizer import Encoded, first_tokens
 
 Array = npt.NDArray[Any]
@@ -44,14 +45,14 @@ def check_counts(path: Path, found: Integers, corpus: Corpus, about: str) -> Non
     if not len(wrong):
         return
     row = int(wrong[0])
-    has = f"{most[row]} tokens, special ones included"
+    has = f"{counted(most[row], 'token')}, special ones included"
     remedy = "write one vector for each token that the corpus has"
     if about == "word":
         left = f" ({least[row]} of them before it is cut off)" if least[row] < most[row] else ""
-        has, remedy = f"{most[row]} words{left}", "write one vector for each word"
+        has, remedy = f"{counted(most[row], 'word')}{left}", "write one vector for each word"
     raise ArtifactError(
-        f"{path} has {found[row]} vectors for row {row} of {corpus.folder}, which has {has}:"
-        f" {remedy} ({len(wrong)} of {len(found)} rows are wrong)"
+        f"{path} has {counted(found[row], 'vector')} for row {row} of {corpus.folder}, which has"
+        f" {has}: {remedy} (wrong are {len(wrong):,} of {counted(len(found), 'row')})"
     )
 
 
@@ -81,8 +82,8 @@ def starts_of(path: Path, lengths: Array, vectors: int) -> Integers:
         )
     if lengths.sum() != vectors:
         raise ArtifactError(
-            f"{path}: 'lengths' are {lengths.sum()} vectors in all, 'values' has {vectors}: write"
-            " the rows one after the other, without padding"
+            f"{path}: 'lengths' are {counted(lengths.sum(), 'vector')} in all, 'values' has"
+            f" {vectors}: write the rows one after the other, without padding"
         )
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from kdpipe import io
 from kdpipe.corpus import Corpus, text_digest
 from kdpipe.errors import ArtifactError
+from kdpipe.progress import counted
 from kdpipe.sources.columns import Columns
 from kdpipe.sources.formats import damage_named, first_line, read_batches, records
 from kdpipe.targets.imported import TABLES, Imported
@@ -140,7 +141,7 @@ def _numbered(path: Path, rows: Array, there: int, corpus: Corpus, *, several: b
     """[R]: which row of the file is about a row of the corpus, told by its tensor `rows`."""
     if rows.dtype.kind != "i" or rows.shape != (there,):
         raise ArtifactError(
-            f"{path} has {there} {_things(several)}, but 'rows' is {rows.dtype} of the shape"
+            f"{path} has {_things(there, several=several)}, but 'rows' is {rows.dtype} of the shape"
             f" {[*rows.shape]}: give each the number of its row, as int64"
         )
     where, place = f"{path}: tensor 'rows'", np.full(corpus.facts.rows, -1)
@@ -263,7 +264,8 @@ def _vectors(column: pa.Array, what: str, rows: Integers, width: int) -> Array:
     if len(wrong):
         row, found = int(rows[wrong[0]]), int(lengths[wrong[0]])
         rest = f", those before it have {wanted}" if found else ""
-        raise ArtifactError(f"{what}: row {row} has {found} numbers{rest}: mend the file")
+        has = f"{counted(found, 'number')}{rest}"
+        raise ArtifactError(f"{what}: row {row} has {has}: mend the file")
     with np.errstate(over="ignore"):
         values = numbers.to_numpy(zero_copy_only=False).astype(np.float32)
     return np.asarray(values.reshape(len(rows), wanted))
@@ -336,16 +338,19 @@ def _refuse_repeated(where: str, numbers: Integers, kept: npt.NDArray[np.bool_])
         raise ArtifactError(f"{where} names row {repeated[0]} twice: keep one vector for each row")
 
 
-def _things(several: bool) -> str:
-    return "lists of vectors" if several else "vectors"
+def _things(number: int, *, several: bool) -> str:
+    if several:
+        return counted(number, "list of vectors", "lists of vectors")
+    return counted(number, "vector")
 
 
 def _refuse_other_count(path: Path, found: int, corpus: Corpus, *, several: bool) -> None:
     facts = corpus.facts
     if found != facts.rows:
         raise ArtifactError(
-            f"{path} has {found} {_things(several)}, {corpus.folder} has {facts.rows} rows (blank"
-            f" texts and {facts.duplicates} repeated ones were left out): set deduplicate: false"
+            f"{path} has {_things(found, several=several)}, {corpus.folder} has"
+            f" {counted(facts.rows, 'row')} (blank texts and"
+            f" {counted(facts.duplicates, 'repeated one')} were left out): set deduplicate: false"
             " for it, or find rows by id_column or text_column of a table"
         )
 
@@ -356,6 +361,7 @@ def _refuse_missing(path: Path, place: Integers, corpus: Corpus) -> None:
         shown = ", ".join(str(row) for row in missing[:_SHOWN])
         more = ", ..." if len(missing) > _SHOWN else ""
         raise ArtifactError(
-            f"{path} has nothing for {len(missing)} of {len(place)} rows of {corpus.folder} (row"
-            f" {shown}{more}): give every row a vector; texts must be just as in the sources"
+            f"{path} has nothing for {len(missing):,} of {counted(len(place), 'row')} of"
+            f" {corpus.folder} (row {shown}{more}): give every row a vector; texts must be just as"
+            " in the sources"
         )

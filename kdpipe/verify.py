@@ -24,7 +24,7 @@ from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.made_from import KIND as STUDENT
 from kdpipe.pipeline import CacheSpec, CorpusSpec, StudentSpec
-from kdpipe.progress import Progress, clock_tenths, human_bytes
+from kdpipe.progress import Progress, clock_tenths, counted, human_bytes
 from kdpipe.sources import Source
 from kdpipe.write_corpus import named_sources
 
@@ -58,9 +58,9 @@ class Verdict:
     def line(self) -> str:
         """The verdict for people."""
         word = "BAD" if self.problems else "ok"
-        files = len({part.name for part in self._files})
+        files = counted(len({part.name for part in self._files}), "file")
         size = human_bytes(self.bytes)
-        return f"{word} {self.folder}: {files:,} files, {size}, {clock_tenths(self.seconds)}"
+        return f"{word} {self.folder}: {files}, {size}, {clock_tenths(self.seconds)}"
 
     @property
     def _files(self) -> tuple[artifact.Part, ...]:

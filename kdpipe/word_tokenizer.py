@@ -10,6 +10,7 @@ from kdpipe.corpus_rows import Distinct
 from kdpipe.errors import ArtifactError
 from kdpipe.known_tokenizers import KnownTokenizer
 from kdpipe.pipeline import CorpusSpec, WordTokenizer
+from kdpipe.progress import counted
 from kdpipe.sources import HubDataset
 from kdpipe.tokenizer import WORD_LEVEL, Tokenizer
 
@@ -66,8 +67,8 @@ def word_tokenizer(spec: CorpusSpec, asked: WordTokenizer, root: Path) -> Tokeni
     words = sorted({*kept} - {*special}, key=lambda word: (-counts[word], word))
     if not words:
         raise ArtifactError(
-            f"no word of the corpus comes {asked.min_frequency} times: lower min_frequency, or add"
-            " text"
+            f"no word of the corpus comes {counted(asked.min_frequency, 'time')}: lower"
+            " min_frequency, or add text"
         )
     vocabulary = {word: number for number, word in enumerate([*special, *words])}
     backend = Backend(WordLevel(vocabulary, unk_token=WORD_LEVEL["unk_token"]))

@@ -147,7 +147,7 @@ def _refuse_nothing_to_train_on(spec: CorpusSpec, facts: CorpusFacts) -> None:
         remedy = "lower 'validation' or add text"
         if spec.validation_sources:
             remedy = "give 'sources' text that 'validation_sources' have not"
-        raise ArtifactError(f"all {facts.rows} rows are held out: {remedy}")
+        raise ArtifactError(f"all rows ({facts.rows:,}) are held out: {remedy}")
 
 
 @dataclass

@@ -27,7 +27,7 @@ def augment(
     from kdpipe import artifact, io
     from kdpipe.augment import write
     from kdpipe.pipeline import choose
-    from kdpipe.progress import say
+    from kdpipe.progress import counted, say
     from kdpipe.project import open_project
 
     expect_version(stage_version, versions.AUGMENT)
@@ -43,7 +43,7 @@ def augment(
                 continue
             tools = tools or _tools(project, device)
             facts = write.write_texts(spec, folder, project.root, inputs, tools)
-        say(f"{folder}: {facts.rows:,} rows became {facts.texts:,}")
+        say(f"{folder}: {counted(facts.rows, 'row')} became {facts.texts:,}")
 
 
 def _tools(project: Project, device: str) -> Tools:

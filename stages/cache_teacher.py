@@ -106,6 +106,7 @@ def _make(project: Project, wanted: CacheWanted, device: str, group: Group, *, v
     """Ask what nobody has asked yet, and finish the cache; what to say of it."""
     from kdpipe import teacher
     from kdpipe.known_rows import spare
+    from kdpipe.progress import counted
 
     store, corpus, work = project.store, wanted.corpus, _work(project, wanted, device)
     # Until the manifest is there, nothing says that the shards are still wanted.
@@ -122,10 +123,10 @@ def _make(project: Project, wanted: CacheWanted, device: str, group: Group, *, v
     numerics = "" if wanted.teacher is None else f" in {facts.dtype}"
     if facts.difference is not None:
         sample, cosine = facts.difference.rows, facts.difference.min_cosine
-        numerics += f" (cosine to fp32 at least {cosine:.5f} on {sample} rows)"
+        numerics += f" (cosine to fp32 at least {cosine:.5f} on {counted(sample, 'row')})"
     return (
-        f"{wanted.folder}: {len(corpus.facts.blocks):,} blocks, {len(todo):,} of them new:"
-        f" {work.did} {rows:,} of {facts.rows:,} rows{numerics}"
+        f"{wanted.folder}: {counted(len(corpus.facts.blocks), 'block')}, {len(todo):,} of them new:"
+        f" {work.did} {rows:,} of {counted(facts.rows, 'row')}{numerics}"
     )
 
 

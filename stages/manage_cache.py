@@ -54,27 +54,26 @@ def cache(action: Action, remove: Remove = False, repair: Repair = False) -> Non
 
 
 def _ls(store: Store, root: Path) -> None:
-    from kdpipe.progress import human_bytes
+    from kdpipe.progress import counted, human_bytes
     from kdpipe.store_keeping import ledger
 
     lines = ledger(store, root)
     _show(lines)
-    count, size = sum(line.shards for line in lines), sum(line.bytes for line in lines)
+    shards = counted(sum(line.shards for line in lines), "shard")
+    size = sum(line.bytes for line in lines)
     unnamed = sum(shard.bytes for line in lines for shard in line.unnamed)
-    typer.echo(
-        f"{store.root}: {count:,} shards, {human_bytes(size)}; {human_bytes(unnamed)} in no cache"
-    )
+    typer.echo(f"{store.root}: {shards}, {human_bytes(size)}; {human_bytes(unnamed)} in no cache")
 
 
 def _gc(store: Store, root: Path, *, remove: bool) -> None:
-    from kdpipe.progress import human_bytes
+    from kdpipe.progress import counted, human_bytes
     from kdpipe.store_keeping import collect
 
     lines = collect(store, root, remove=remove)
     _show(lines)
     shards = [shard for line in lines for shard in line.unnamed]
     size = human_bytes(sum(shard.bytes for shard in shards))
-    what = f"{store.root}: {len(shards):,} shards, {size}, in no cache"
+    what = f"{store.root}: {counted(len(shards), 'shard')}, {size}, in no cache"
     if remove:
         typer.echo(f"{what}: removed")
     else:
@@ -83,7 +82,7 @@ def _gc(store: Store, root: Path, *, remove: bool) -> None:
 
 def _verify(store: Store, *, repair: bool) -> None:
     from kdpipe.errors import ArtifactError
-    from kdpipe.progress import Progress
+    from kdpipe.progress import Progress, counted
     from kdpipe.store_keeping import shards, verify
 
     there = [*shards(store)]
@@ -92,19 +91,22 @@ def _verify(store: Store, *, repair: bool) -> None:
     for one in found:
         typer.echo(one.line)
     bad = sum(one.key is not None for one in found)
-    foreign = len(found) - bad
+    foreign, total = len(found) - bad, counted(len(there), "shard")
     if bad and repair:
         again = "run 'kdpipe cache-teacher' with --verify, which computes them again"
-        typer.echo(f"{store.root}: {bad:,} of {len(there):,} shards dropped: {again}")
+        typer.echo(f"{store.root}: {bad:,} of {total} dropped: {again}")
     elif bad:
         raise ArtifactError(
-            f"{store.root}: {bad:,} of {len(there):,} shards are damaged: run 'kdpipe cache verify"
-            " --repair', which drops them"
+            f"{store.root}: {bad:,} of {total} damaged: run 'kdpipe cache verify --repair', which"
+            " drops what is damaged"
         )
     if foreign:
-        raise ArtifactError(f"{store.root}: {foreign:,} files are not the store's: move them away")
+        raise ArtifactError(
+            f"{store.root}: {counted(foreign, 'file')} not of the store: move away what is named"
+            " above"
+        )
     if not bad:
-        typer.echo(f"{store.root}: {len(there):,} shards, all as their receipts say")
+        typer.echo(f"{store.root}: {total}, all as their receipts say")
 
 
 def _show(lines: list[Line]) -> None:

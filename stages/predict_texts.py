@@ -64,7 +64,7 @@ def predict(
     from kdpipe.errors import UsageError
     from kdpipe.hub import find_model
     from kdpipe.made_from import KIND
-    from kdpipe.progress import say
+    from kdpipe.progress import counted, say
     from kdpipe.sources import Squad
 
     folder = find_model(model)
@@ -96,4 +96,4 @@ def predict(
         data, count = b"".join(lines), len(lines)
     io.make_folder(output.parent)
     io.write_file(output, data)
-    say(f"{output}: {count:,} rows")
+    say(f"{output}: {counted(count, 'row')}")

@@ -15,7 +15,7 @@ def tokenize(
     """
     from kdpipe import artifact, corpus, io
     from kdpipe.pipeline import choose
-    from kdpipe.progress import say
+    from kdpipe.progress import counted, say
     from kdpipe.project import open_project
     from kdpipe.write_corpus import inputs_of, write_corpus
 
@@ -33,7 +33,8 @@ def tokenize(
             inputs["tokenizer"] = reading.known.confirmed()
             facts = write_corpus(spec, folder, reading, project.root, inputs)
         say(
-            f"{folder}: {facts.rows:,} rows ({facts.held_out:,} held out), {facts.tokens:,} tokens,"
-            f" {facts.tokens / facts.rows:.1f} a row; {facts.duplicates:,} duplicates left out;"
-            f" {facts.cut_rows:,} rows cut at {facts.max_seq_length} tokens"
+            f"{folder}: {counted(facts.rows, 'row')} ({facts.held_out:,} held out),"
+            f" {counted(facts.tokens, 'token')}, {facts.tokens / facts.rows:.1f} a row;"
+            f" {counted(facts.duplicates, 'duplicate')} left out; {counted(facts.cut_rows, 'row')}"
+            f" cut at {facts.max_seq_length} tokens"
         )

@@ -22,6 +22,7 @@ def verify(paths: Paths) -> None:
     Example: kdpipe verify artifacts/students/small
     """
     from kdpipe.errors import ArtifactError
+    from kdpipe.progress import counted
     from kdpipe.verify import verify as verdicts
 
     # All at the end, since a bar and results might share a terminal.
@@ -34,8 +35,8 @@ def verify(paths: Paths) -> None:
             typer.echo(f"  not here, so not checked: {what}")
     bad = [one for one in seen if one.problems]
     if bad:
-        count = sum(len(one.problems) for one in bad)
+        mistakes = counted(sum(len(one.problems) for one in bad), "mistake")
         raise ArtifactError(
-            f"{count} mistakes in {len(bad)} of {len(seen)} artifacts: each line above says what to"
-            " do"
+            f"{mistakes} in {len(bad):,} of {counted(len(seen), 'artifact')}: each line above says"
+            " what to do"
         )

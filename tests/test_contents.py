@@ -149,7 +149,7 @@ def test_forged_shards(whole: Path) -> None:
         f"{a} is about other rows than those of its block: {TEACHER}": {
             "rows": np.roll(load_file(a)["rows"], 1, axis=0)
         },
-        f"{a}: 3 numbers of scale are NaN or Inf: {TEACHER}": {
+        f"{a}: NaN or Inf in 3 numbers of scale: {TEACHER}": {
             "scale": np.where(np.arange(shape[0]) < 3, np.nan, 1).astype(np.float32)
         },
     }
@@ -235,7 +235,7 @@ def test_forged_students_and_texts(whole: Path) -> None:
     seal(STUDENT)
     assert found(STUDENT)[STUDENT] == [
         f"{story}: inputs is {{}}, the manifest says {inputs}: {TRAIN}",
-        f"{path}: 1 numbers of {name} are NaN or Inf: {TRAIN}",
+        f"{path}: NaN or Inf in 1 number of {name}: {TRAIN}",
     ]
     seal(STUDENT, lambda record: record.update(files=[]))
     assert alone(STUDENT)[:3] == [

@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_found_with_the_files_name(project):
     ("lines", "validation", "message"),
     [
         ([" "], 0.1, "has no text"),
-        (sentences(3), 0.999, "all 3 rows are held out"),
+        (sentences(3), 0.999, r"all rows \(3\) are held out"),
     ],
 )
 def test_a_corpus_of_nothing_is_refused(project, lines, validation, message):

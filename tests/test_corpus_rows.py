@@ -186,7 +186,7 @@ def test_nothing_is_left_to_train_on(project):
     with pytest.raises(ArtifactError) as caught:
         held_out(project, sentences(5), sentences(5))
     assert str(caught.value) == (
-        "all 5 rows are held out: give 'sources' text that 'validation_sources' have not"
+        "all rows (5) are held out: give 'sources' text that 'validation_sources' have not"
     )
 
 

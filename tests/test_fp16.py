@@ -52,7 +52,7 @@ def test_stopped_and_resumed_is_never_stopped(
     settings = {"logging_steps": 1, "gradient_accumulation_steps": 2}
     straight = half(project, **settings)
     job.carry_out(straight, project / "straight")
-    assert "\n3 of 12 steps overflowed fp16 and were left out\n" in capfd.readouterr().err
+    assert "\n3 of 12 steps left out: their gradients overflowed fp16\n" in capfd.readouterr().err
     skipped = [line["step"] for line in straight.log.lines if line["grad_norm"] == 0.0]
     # Four good steps double the scale, which then is too much again.
     assert skipped == [1, 6, 11]

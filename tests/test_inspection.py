@@ -90,7 +90,7 @@ def test_labels_are_counted(project: Path) -> None:
     numbers = ["text\tlabel", "One stone.\t0.5", "Two stones.\t2.0", "Three stones.\t"]
     Path("reviews.tsv").write_text("\n".join(numbers) + "\n")
     command(["tokenize", "p.yaml", "reviews"])
-    said = "2 numbers, 0.5 to 2, mean 1.25, 1 rows without"
+    said = "2 numbers, 0.5 to 2, mean 1.25, 1 row without"
     assert told(Path("artifacts/corpora/reviews"))["labels"] == said
 
 

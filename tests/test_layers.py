@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
-    __init__ errors
-    config forecast io nets options parts progress records schedule stop tables versions
+    __init__ errors progress
+    config forecast io nets options parts records schedule stop tables versions
     artifact hub processes
     device
     tokenizer

@@ -266,7 +266,7 @@ def test_every_family_runs_and_learns(family: str, how: str) -> None:
         ),
         (
             {"num_attention_heads": 3},
-            "3 of the teacher's heads, of 8 numbers each, make hidden_size 24, not 32: change"
+            "with 3 of the teacher's heads, of 8 numbers each, hidden_size is 24, not 32: change"
             " hidden_size or num_attention_heads",
         ),
         (

@@ -77,7 +77,7 @@ REMEDY = "mend the line, or download the file again"
         ("rain 1 2 3\nsnow 1 2\n", f":2: expected a word and 3 values, found 2 values; {REMEDY}"),
         (
             "2 3\nrain 1 2 3\nhail 1\n",
-            f":3: expected a word and 3 values, found 1 values; {REMEDY}",
+            f":3: expected a word and 3 values, found 1 value; {REMEDY}",
         ),
         ("rain 1 2 3\n\nhail\n", f":3: expected a word and 3 values, found 0 values; {REMEDY}"),
         ("snow 1 2 3\nrain 1 x2 3\n", f":2: value 2 is no number: 'x2'; {REMEDY}"),

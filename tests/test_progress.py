@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from kdpipe import progress
-from kdpipe.progress import Progress, clock_tenths, clock_time, human, human_bytes
+from kdpipe.progress import Progress, clock_tenths, clock_time, counted, human, human_bytes
 
 
 class Clock:
@@ -73,6 +73,20 @@ def test_short_times(seconds: float, text: str) -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "nouns", "text"),
+    [
+        (0, ("block",), "0 blocks"),
+        (1, ("block",), "1 block"),
+        (2000, ("block",), "2,000 blocks"),
+        (1, ("class", "classes"), "1 class"),
+        (2, ("class", "classes"), "2 classes"),
+    ],
+)
+def test_what_is_counted(number: int, nouns: tuple[str, ...], text: str) -> None:
+    assert counted(number, *nouns) == text
 
 
 def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one() -> None:

@@ -137,7 +137,7 @@ def test_tags_are_as_many_as_words(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / name, TABLES[suffix](table))
     where = f"{name}:2" if suffix == ".jsonl" else f"{name}: row 2"
     assert refused(ArtifactError, tmp_path, name, text_column="tokens", label_column="tags") == (
-        f"{where}: 2 words in column 'tokens', but 1 tags in column 'tags': give each word one"
+        f"{where}: 2 words in column 'tokens', but 1 tag in column 'tags': give each word one"
     )
 
 

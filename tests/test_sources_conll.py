@@ -151,7 +151,7 @@ def test_folders_and_globs(tmp_path: Path) -> None:
         (
             "a\tO\n\nb\tO\nc\n",
             {},
-            "a.conll:4: 1 columns, but line 3 of its sentence has 2: mend the line, or put a blank"
+            "a.conll:4: 1 column, but line 3 of its sentence has 2: mend the line, or put a blank"
             " line between sentences",
         ),
         (
@@ -191,7 +191,7 @@ def test_folders_and_globs(tmp_path: Path) -> None:
 )
 def test_mistakes(tmp_path: Path, data: Any, keys: dict[str, Any], message: str | None) -> None:
     found = refused(tmp_path, data, **keys)
-    assert found == message or (message is None and found.startswith("a.conll:2: 1 columns, but"))
+    assert found == message or (message is None and found.startswith("a.conll:2: 1 column, but"))
 
 
 def test_a_sentence_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

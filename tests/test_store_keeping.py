@@ -308,7 +308,7 @@ def spoil(paths: list[Path]) -> dict[Path, str]:
         " differs): delete it and rerun)",
         swapped: "its receipt is that of another question",
         names: "its tensors (vectors) are none of embedding.fp32",
-        infinite: f"{count} of its numbers are NaN or Inf",
+        infinite: f"NaN or Inf in {count} numbers",
     }
 
 
@@ -337,8 +337,8 @@ def test_verify_names_every_damaged_file(shards: list[Path], capsys: Capture) ->
     shown = capsys.readouterr()
     assert sorted(shown.out.splitlines()) == sorted(one.line for one in wanted)
     assert shown.err.splitlines()[-1] == (
-        f"kdpipe: error: .kdpipe/store: 8 of {len(shards)} shards are damaged: run 'kdpipe cache"
-        " verify --repair', which drops them"
+        f"kdpipe: error: .kdpipe/store: 8 of {len(shards)} shards damaged: run 'kdpipe cache"
+        " verify --repair', which drops what is damaged"
     )
 
 
@@ -352,7 +352,7 @@ def test_repair_drops_every_damaged_file(shards: list[Path], capsys: Capture) ->
         3,
         f".kdpipe/store: 8 of {len(shards)} shards dropped: run 'kdpipe cache-teacher' with"
         " --verify, which computes them again",
-        "kdpipe: error: .kdpipe/store: 1 files are not the store's: move them away",
+        "kdpipe: error: .kdpipe/store: 1 file not of the store: move away what is named above",
     )
     for path in others:
         path.unlink()

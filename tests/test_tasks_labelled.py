@@ -283,7 +283,7 @@ def test_nan_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         next(who.encoder.model.parameters()).fill_(float("nan"))
     write(tmp_path / "data.jsonl", [{"text": "a", "label": "sun"}])
-    with pytest.raises(NonFiniteError, match="tiny gives NaN or Inf for 1 of 1 texts"):
+    with pytest.raises(NonFiniteError, match="tiny gives NaN or Inf for 1 of 1 text:"):
         task(kind="classification", file="data.jsonl").score(who, NOTHING, tmp_path)
 
 

@@ -168,8 +168,8 @@ def test_words_that_are_cut_off_may_have_vectors_or_not(here: Path, capsys: Capt
         write_lengths(wrong)
         assert refused_again(capsys) == (
             f"v.safetensors has {count} vectors for row {row} of {CORPUS}, which has {every[row]}"
-            f" words ({left[row]} of them before it is cut off): write one vector for each word (1"
-            " of 40 rows are wrong)"
+            f" words ({left[row]} of them before it is cut off): write one vector for each word"
+            " (wrong are 1 of 40 rows)"
         )
 
 
@@ -188,8 +188,8 @@ def test_another_number_of_tokens(here: Path, capsys: Capture) -> None:
         line = refused_again(capsys)
         assert line.partition(" ")[2] == (
             f"has {lengths[11] - 2} vectors for row 11 of {CORPUS}, which has {lengths[11]} tokens,"
-            " special ones included: write one vector for each token that the corpus has (2 of 40"
-            " rows are wrong)"
+            " special ones included: write one vector for each token that the corpus has (wrong are"
+            " 2 of 40 rows)"
         )
         capsys.readouterr()
         assert fails(capsys, ["cache-teacher", "--dry-run", str(FILE)], 3) == line
@@ -213,7 +213,7 @@ def test_lengths_that_are_none(here: Path, capsys: Capture) -> None:
         ),
         (
             {"lengths": torch.tensor([count]), "rows": torch.arange(2)},
-            "v.safetensors has 1 lists of vectors, but 'rows' is int64 of the shape [2]: give each",
+            "v.safetensors has 1 list of vectors, but 'rows' is int64 of the shape [2]: give each",
         ),
     ):
         save_file({"values": values} | tensors, "v.safetensors")
@@ -240,7 +240,7 @@ def test_tables_that_are_no_lists_of_vectors(here: Path, capsys: Capture) -> Non
         ": row 10 has null in place of a vector: mend the file"
     )
     assert line([*rows[:9], [*rows[9][:-1], [1.0]], *rows[10:]]) == (
-        ": row 10 has 1 numbers, those before it have 3: mend the file"
+        ": row 10 has 1 number, those before it have 3: mend the file"
     )
     assert line([*rows[:9], None, *rows[10:]]).endswith(
         f" has nothing for 1 of 40 rows of {CORPUS} (row 9): give every row a vector; texts must be"

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdpipe.errors import UsageError
 from kdpipe.losses.hidden import hidden_mse
 from kdpipe.losses.reduce import Reduction
+from kdpipe.progress import counted
 
 
 def uniform(teacher_layers: int, student_layers: int) -> dict[int, int]:
@@ -41,8 +42,8 @@ def tinybert(teacher_layers: int, student_layers: int) -> dict[int, int]:
     _check_depths(teacher_layers, student_layers)
     if teacher_layers % student_layers:
         raise UsageError(
-            f"a teacher of {teacher_layers} layers does not divide into {student_layers} equal"
-            " steps: use the uniform map"
+            f"a teacher of {counted(teacher_layers, 'layer')} does not divide into {student_layers}"
+            " equal steps: use the uniform map"
         )
     step = teacher_layers // student_layers
     return {layer: layer * step for layer in range(student_layers + 1)}

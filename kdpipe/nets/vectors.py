@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdpipe.errors import ArtifactError
+from kdpipe.progress import counted
 
 SUFFIXES = (".txt", ".vec", ".gz")
 
@@ -88,8 +89,8 @@ def _read(path: Path, wanted: set[bytes]) -> tuple[int, dict[bytes, Vector]]:
         raise ArtifactError(f"{path} is empty: no line has a word vector; download it again")
     if count not in (None, lines):
         raise ArtifactError(
-            f"{path} holds {lines} vectors, but its first line says {count}: download it again,"
-            " or mend that line"
+            f"{path} holds {counted(lines, 'vector')}, but its first line says {count}: download it"
+            " again, or mend that line"
         )
     return width, known
 
@@ -140,8 +141,8 @@ def _entry(line: bytes, width: int, where: str) -> tuple[bytes, list[bytes]]:
         return word, fields
     if line[:1].isspace() and len(fields) == width - 1:
         return b" ", [word, *fields]  # the word itself is a blank
-    expected = f"expected a word and {width} values, found {len(fields)} values"
-    raise ArtifactError(f"{where}: {expected}; {_REMEDY}")
+    expected, found = counted(width, "value"), counted(len(fields), "value")
+    raise ArtifactError(f"{where}: expected a word and {expected}, found {found}; {_REMEDY}")
 
 
 def _vector(fields: list[bytes], where: str) -> Vector:

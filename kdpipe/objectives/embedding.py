@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from kdpipe.errors import UsageError
 from kdpipe.objectives.base import Objective, Pairing, Seen
 from kdpipe.parts import EMBEDDING
+from kdpipe.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,8 +37,8 @@ class MatchEmbedding(Objective):
         mine, theirs = pair.student.embedding, pair.teacher.embedding
         if self.loss != "similarity" and mine != theirs:
             raise UsageError(
-                f"objective 'embedding' compares embeddings of {mine} numbers with the teacher's of"
-                f" {theirs}: use loss: similarity, or embedding_size: {theirs}"
+                f"objective 'embedding' compares embeddings of {counted(mine, 'number')} with the"
+                f" teacher's of {theirs}: use loss: similarity, or embedding_size: {theirs}"
             )
         return frozenset({EMBEDDING}), frozenset({EMBEDDING})
 

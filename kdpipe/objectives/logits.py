@@ -11,10 +11,12 @@ from kdpipe.config import Frozen, Name
 from kdpipe.errors import UsageError
 from kdpipe.objectives.base import Objective, Pairing, Seen
 from kdpipe.parts import LOGITS, MASKED_LOGITS, TOKEN_LOGITS, Part, some
+from kdpipe.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdpipe.activations import Dims
     from kdpipe.nets.crf import CRF
     from kdpipe.parts import Needs, PartName, Problem
 
@@ -246,8 +248,12 @@ def same_head(what: str, pair: Pairing) -> Problem:
         )
     if (mine.problem, mine.classes) != (theirs.problem, theirs.classes):
         raise UsageError(
-            f"objective {what!r}: the student's head ({mine.problem}, {len(mine.classes)} classes:"
-            f" {some(mine.classes)}) is not the teacher's ({theirs.problem}, {len(theirs.classes)}"
-            f" classes: {some(theirs.classes)}): use the same head and classes"
+            f"objective {what!r}: the student's head ({_head(mine)}) is not the teacher's"
+            f" ({_head(theirs)}): use the same head and classes"
         )
     return mine.problem
+
+
+def _head(dims: Dims) -> str:
+    classes = counted(len(dims.classes), "class", "classes")
+    return f"{dims.problem}, {classes}: {some(dims.classes)}"

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from kdpipe.config import Frozen, nearest
 from kdpipe.errors import ArtifactError
+from kdpipe.progress import counted
 from kdpipe.sources.row import Label, Row
 
 MAX_TEXT = 16 << 20
@@ -105,8 +106,8 @@ class Columns(Frozen):
             return None
         if words is not None and isinstance(label, tuple) and len(label) != len(words):
             raise ArtifactError(
-                f"{where}: {len(words)} words in column {column!r}, but {len(label)} tags in column"
-                f" {self.label_column!r}: give each word one"
+                f"{where}: {counted(len(words), 'word')} in column {column!r}, but"
+                f" {counted(len(label), 'tag')} in column {self.label_column!r}: give each word one"
             )
         if words is None and isinstance(label, tuple):
             label = tuple(sorted(set(label)))

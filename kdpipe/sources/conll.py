@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import NonNegativeInt
 
 from kdpipe.errors import ArtifactError
+from kdpipe.progress import counted
 from kdpipe.sources.columns import MAX_TEXT, Text
 from kdpipe.sources.formats import COMPRESSED, numbered
 from kdpipe.sources.paths import NamedFiles
@@ -93,8 +94,8 @@ class Conll(NamedFiles):
         elif len(sentence[0].fields) != len(fields):
             line, before = sentence[0].number, len(sentence[0].fields)
             raise ArtifactError(
-                f"{where}: {len(fields)} columns, but line {line} of its sentence has {before}:"
-                " mend the line, or put a blank line between sentences"
+                f"{where}: {counted(len(fields), 'column')}, but line {line} of its sentence has"
+                f" {before}: mend the line, or put a blank line between sentences"
             )
         for name, column in (("word", self.word_column), ("label", self.label_column)):
             if column is not None and not fields[column]:
@@ -106,13 +107,14 @@ class Conll(NamedFiles):
         label = self.label_column
         if self.word_column >= columns:
             raise ArtifactError(
-                f"{where}: {columns} columns, none is word_column {self.word_column}: the first is"
-                " 0; mend the line, or choose another"
+                f"{where}: {counted(columns, 'column')}, none is word_column {self.word_column}:"
+                " the first is 0; mend the line, or choose another"
             )
         if label is not None and not -columns <= label < columns:
             raise ArtifactError(
-                f"{where}: {columns} columns, none is label_column {label}: the first is 0 and the"
-                " last -1; mend the line, choose another, or null for files without labels"
+                f"{where}: {counted(columns, 'column')}, none is label_column {label}: the first is"
+                " 0 and the last -1; mend the line, choose another, or null for files without"
+                " labels"
             )
         if label is not None and label % columns == self.word_column:
             raise ArtifactError(

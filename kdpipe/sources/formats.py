@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from kdpipe.config import nearest
 from kdpipe.errors import ArtifactError
+from kdpipe.progress import counted
 from kdpipe.sources.columns import MAX_TEXT, Columns
 from kdpipe.sources.row import Label
 
@@ -152,7 +153,7 @@ def _delimited(
             _require(header, columns.needed, columns.optional, where)
             continue
         if len(fields) != len(header):
-            counts = f"{len(fields)} fields, but the header has {len(header)}"
+            counts = f"{counted(len(fields), 'field')}, but the header has {len(header)}"
             raise ArtifactError(f"{where}: {counts}: mend the line")
         record: dict[str, Any] = dict(zip(header, fields, strict=True))
         if label is not None:

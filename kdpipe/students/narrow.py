@@ -100,7 +100,7 @@ def narrower(
         )
     if how == "dimensions" and new.heads * width != size:
         raise UsageError(
-            f"{new.heads} of the teacher's heads, of {width} numbers each, make hidden_size"
+            f"with {new.heads} of the teacher's heads, of {width} numbers each, hidden_size is"
             f" {new.heads * width}, not {size}: change hidden_size or num_attention_heads"
         )
     return None if new == old else new

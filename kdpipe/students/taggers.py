@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from kdpipe.errors import UsageError
+from kdpipe.progress import counted
 from kdpipe.students.base import StudentKind, digest_of
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class _OfWords(StudentKind):
         values, found = read_vectors(path, ordered)
         if values.shape[1] != self.word_width:
             raise UsageError(
-                f"{path} has vectors of {values.shape[1]} numbers: set word_width to that"
+                f"{path} has vectors of {counted(values.shape[1], 'number')}: set word_width to"
+                " that"
             )
         if not found.any():
             raise UsageError(f"{path} has a vector for none of the {len(ordered)} words")

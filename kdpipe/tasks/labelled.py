@@ -12,6 +12,7 @@ from kdpipe import metrics
 from kdpipe.config import Frozen, Name, nearest
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.parts import LOGITS, some
+from kdpipe.progress import counted
 from kdpipe.sources.columns import Text
 from kdpipe.sources.files import Files
 from kdpipe.sources.folders import Folders
@@ -117,7 +118,8 @@ class Classification(Labelled):
         if str(self.positive_label) not in classes:
             raise UsageError(
                 f"positive_label {str(self.positive_label)!r} of task {self.name!r} is none of the"
-                f" model's {len(classes)} classes: {nearest(str(self.positive_label), [*classes])}"
+                f" model's {counted(len(classes), 'class', 'classes')}:"
+                f" {nearest(str(self.positive_label), [*classes])}"
             )
         return classes.index(str(self.positive_label))
 
@@ -210,6 +212,7 @@ def _place(label: Label | None, classes: tuple[str, ...], file: str) -> int:
         return classes.index(str(label))
     except ValueError:
         raise ArtifactError(
-            f"{file}: label {str(label)!r} is none of the model's {len(classes)} classes"
-            f" ({some(classes)}): choose the right label_column"
+            f"{file}: label {str(label)!r} is none of the model's"
+            f" {counted(len(classes), 'class', 'classes')} ({some(classes)}): choose the right"
+            " label_column"
         ) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
 from kdpipe.parts import MASKED_LOGITS
+from kdpipe.progress import counted
 from kdpipe.tasks.subject import read, say
 
 if TYPE_CHECKING:
@@ -123,9 +124,9 @@ def _guess(subject: Subject, tokens: Tokens) -> tuple[Tensor, Tensor]:
         gold = rows.original[rows.masked].to(said.device)
         losses[places] = functional.cross_entropy(said, gold, reduction="none").cpu()
         likeliest[places] = said.argmax(-1).cpu()
-    if not bool(losses.isfinite().all()):
+    if bad := int((~losses.isfinite()).sum()):
         raise NonFiniteError(
-            f"{subject.name} gives NaN or Inf for {int((~losses.isfinite()).sum())} masked tokens:"
-            " train it with a lower learning_rate, or with bf16: false"
+            f"{subject.name} gives NaN or Inf for {counted(bad, 'masked token')}: train it with a"
+            " lower learning_rate, or with bf16: false"
         )
     return losses, likeliest

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from kdpipe.errors import NonFiniteError
 from kdpipe.parts import EMBEDDING, Part
+from kdpipe.progress import counted
 from kdpipe.sources.row import Row
 
 if TYPE_CHECKING:
@@ -119,9 +120,9 @@ def say(subject: Subject, tokens: Tokens, part: Part) -> Vectors:
     vectors: Vectors = ask(subject.encoder, tokens, part, "fp32").numpy()
     bad = int(np.count_nonzero(~np.isfinite(vectors).all(axis=1)))
     if bad:
-        what = "tokens" if part.per_token else "texts"
+        what = counted(len(vectors), "token" if part.per_token else "text")
         raise NonFiniteError(
-            f"{subject.name} gives NaN or Inf for {bad} of {len(vectors)} {what}: train it with a"
+            f"{subject.name} gives NaN or Inf for {bad:,} of {what}: train it with a"
             " lower learning_rate, or with bf16: false"
         )
     return vectors
