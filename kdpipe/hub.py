@@ -23,7 +23,7 @@ _CODE |= {"_attn_implementation_internal", "_experts_implementation_internal"}
 _CODE |= {"allow_all_kernels", "kernel_config", "use_kernels"}
 _ELSEWHERE = {"quantization_config", "transformers_weights"}
 """Of a config: what asks for other libraries, or for weights in other files."""
-_ATTENTION = {"None", "eager", "sdpa", "flash_attention_2"}
+_ATTENTION = ("eager", "sdpa", "flash_attention_2")
 """What is called otherwise may be code on the hub."""
 _SETTINGS = (
     *("config.json", "tokenizer_config.json", "generation_config.json"),
@@ -196,12 +196,15 @@ def _screen_settings(path: Path, value: Any) -> None:
     for key, inner in value.items():
         if key in _CODE and (key != "trust_remote_code" or inner):
             raise ArtifactError(
-                f"{path} has {key!r}: the model brings its own code, which is not run"
+                f"{path} has {key!r}: the model brings its own code, which is not run: use a model"
+                " that does without"
             )
         if key in _ELSEWHERE:
             raise ArtifactError(f"{path} has {key!r}: use the model as it was before that")
-        if key in {"attn_implementation", "_attn_implementation"} and str(inner) not in _ATTENTION:
+        attention = key in {"attn_implementation", "_attn_implementation"} and inner is not None
+        if attention and str(inner) not in _ATTENTION:
             raise ArtifactError(
-                f"{path} has {key}: {str(inner)[:40]!r}, which may be code: not run"
+                f"{path} has {key}: {str(inner)[:40]!r}, which may be code and is not run: take the"
+                f" key out, or set it to one of {', '.join(_ATTENTION)}"
             )
         _screen_settings(path, inner)

@@ -61,7 +61,8 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path, file: str) -> N
     code = {"model_type": "bert", "auto_map": {"AutoModel": "modeling.Mine"}}
     folder = bare(tmp_path / "model", **{file: code})
     assert refusal(folder) == (
-        f"{folder / file}.json has 'auto_map': the model brings its own code, which is not run"
+        f"{folder / file}.json has 'auto_map': the model brings its own code, which is not run:"
+        " use a model that does without"
     )
 
 
@@ -71,7 +72,7 @@ def test_code_in_the_folder_of_a_module_is_found_too(tmp_path: Path) -> None:
     bare(folder / "0_Transformer", config={"auto_map": {}})
     assert refusal(folder) == (
         f"{folder}/0_Transformer/config.json has 'auto_map': the model brings its own code,"
-        " which is not run"
+        " which is not run: use a model that does without"
     )
 
 
@@ -255,7 +256,23 @@ def test_what_would_run_code_is_refused_however_deep(
     assert refusal(folder).startswith(f"{folder / file}.json has ")
 
 
-@pytest.mark.parametrize("config", [{"trust_remote_code": False}, {"attn_implementation": "sdpa"}])
+def test_attention_from_elsewhere_has_a_remedy(tmp_path: Path) -> None:
+    config = {"model_type": "bert", "attn_implementation": "user/kernel"}
+    folder = bare(tmp_path / "model", config=config)
+    assert refusal(folder) == (
+        f"{folder}/config.json has attn_implementation: 'user/kernel', which may be code and is not"
+        " run: take the key out, or set it to one of eager, sdpa, flash_attention_2"
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"trust_remote_code": False},
+        {"attn_implementation": "sdpa"},
+        {"_attn_implementation": None},
+    ],
+)
 def test_what_asks_for_nothing_is_accepted(tmp_path: Path, config: dict[str, object]) -> None:
     folder = bare(tmp_path / "model", config={"model_type": "bert"} | config)
     assert find_model(str(folder)) == folder
