@@ -136,7 +136,7 @@ def test_dictionary_and_large_strings_are_text(tmp_path: Path) -> None:
             "a.jsonl:2: not valid JSON (Expecting ',' delimiter): mend the line",
         ),
         ("a.jsonl", b"[1]\n", "a.jsonl:1: a JSON list: write one object with columns a line"),
-        ("a.tsv", b"text\tn\na\n", "a.tsv:2: 1 fields, but the header has 2: mend the line"),
+        ("a.tsv", b"text\tn\na\n", "a.tsv:2: 1 field, but the header has 2: mend the line"),
         (
             "a.csv",
             b'text,n\n"a\nb",1\nc,2,3\n',
