@@ -22,7 +22,7 @@ from kdpipe.hub import read_json
 from kdpipe.load import load_encoder
 from kdpipe.parts import EMBEDDING, LOGITS, Problem
 from kdpipe.sources import Conll, Files
-from kdpipe.sources.columns import Columns
+from kdpipe.sources.columns import ColumnError, Columns
 from kdpipe.sources.formats import READERS, read_txt, suffix_of
 from kdpipe.sources.row import Row
 from kdpipe.sources.squad import Question
@@ -95,7 +95,16 @@ def rows_of(
         text_pair_column=text_pair_column,
         split_words=tagger,
     )
-    return files.read(Path(), partial(_every_row, files))
+    return _with_option(files.read(Path(), partial(_every_row, files)), text_column)
+
+
+def _with_option(rows: Iterator[Row], text_column: str) -> Iterator[Row]:
+    """The same rows; a column that is not there is one of the command line's."""
+    try:
+        yield from rows
+    except ColumnError as error:
+        option = "--text-column" if error.column == text_column else "--text-pair-column"
+        raise ArtifactError(f"{error}: choose one with {option}") from None
 
 
 def _every_row(files: Files, path: Path) -> Iterator[Row]:

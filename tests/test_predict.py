@@ -274,7 +274,11 @@ def test_rows_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sequence", ["none.txt", "out.jsonl"], 3,
          "none.txt does not exist: check the path"),
         ("sequence", ["texts.tsv", "out.jsonl"], 3,
-         "texts.tsv:1: no column 'text': allowed: a, b"),
+         "texts.tsv:1: no column 'text': allowed: a, b: choose one with --text-column"),
+        ("sequence", ["texts.tsv", "out.jsonl", "--text-column", "a", "--text-pair-column", "c"], 3,
+         "texts.tsv:1: no column 'c': allowed: a, b: choose one with --text-pair-column"),
+        ("token", ["texts.jsonl", "out.jsonl"], 3,
+         "texts.jsonl:1: no column 'text': allowed: a: choose one with --text-column"),
         ("sequence", ["texts.conll", "out.jsonl"], 2,
          "texts.conll: unknown format '.conll': did you mean '.jsonl'? allowed: .txt,"),
     ],
@@ -286,6 +290,7 @@ def test_what_cannot_be_predicted_is_one_line(capsys, kind, words, code, line) -
         student(kind)
     write_texts()
     Path("texts.tsv").write_text("a\tb\nx\ty\n")
+    Path("texts.jsonl").write_text('{"a": "x"}\n')
     Path("texts.conll").write_text("a\tO\n")
     capsys.readouterr()
     assert fails(capsys, ["predict", "model", *words], code).startswith(line)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdpipe.errors import ArtifactError
 from kdpipe.sources import Files, Row, Source
+from kdpipe.sources.columns import ColumnError
 from tests.tables import TABLES, encode_jsonl, encode_parquet, read, refused, texts, write
 
 
@@ -58,17 +59,17 @@ def test_missing_columns(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / name, TABLES[suffix]([{"texts": "a", "label": "b", "n": "c"}]))
     where = {".jsonl": f"{name}:1", ".ndjson": f"{name}:1", ".csv": f"{name}:1",
              ".tsv": f"{name}:1"}.get(suffix, name)  # fmt: skip
-    assert refused(ArtifactError, tmp_path, name) == (
+    assert refused(ColumnError, tmp_path, name) == (
         f"{where}: no column 'text': did you mean 'texts'? allowed: texts, label, n"
     )
-    assert refused(ArtifactError, tmp_path, name, text_column="n", label_column="xyz") == (
+    assert refused(ColumnError, tmp_path, name, text_column="n", label_column="xyz") == (
         f"{where}: no column 'xyz': allowed: texts, label, n"
     )
 
 
 def test_a_later_line_of_json_without_the_column(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", '{"text": "a", "b": 1}\n\n{"b": 2}\n')
-    assert refused(ArtifactError, tmp_path, "a.jsonl") == "a.jsonl:3: no column 'text': allowed: b"
+    assert refused(ColumnError, tmp_path, "a.jsonl") == "a.jsonl:3: no column 'text': allowed: b"
 
 
 def test_a_column_that_stands_twice(tmp_path: Path) -> None:

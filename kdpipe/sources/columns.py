@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints, model_validator
@@ -17,6 +17,14 @@ MAX_TEXT = 16 << 20
 """Bytes of one text in UTF-8."""
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class ColumnError(ArtifactError):
+    """A column that is not there."""
+
+    def __init__(self, where: str, column: str, there: Iterable[str]) -> None:
+        super().__init__(f"{where}: no column {column!r}: {nearest(column, [*there])}")
+        self.column = column
 
 
 class Columns(Frozen):
@@ -76,7 +84,7 @@ class Columns(Frozen):
         """
         for column in self.needed:
             if column not in record:
-                raise ArtifactError(f"{where}: no column {column!r}: {nearest(column, [*record])}")
+                raise ColumnError(where, column, record)
         label = None if self.label_column is None else self._label(record, where)
         rows = [self._row(record, column, label, where) for column in self.text_columns]
         group = None if self.group_column is None else self._group(record, where)

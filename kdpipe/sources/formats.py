@@ -20,10 +20,9 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from kdpipe.config import nearest
 from kdpipe.errors import ArtifactError
 from kdpipe.progress import counted
-from kdpipe.sources.columns import MAX_TEXT, Columns
+from kdpipe.sources.columns import MAX_TEXT, ColumnError, Columns
 from kdpipe.sources.row import Label
 
 MAX_LINE = 2 * MAX_TEXT
@@ -175,7 +174,7 @@ def _require(
     wanted = [name for name in needed if name in names or name not in optional]
     for column in wanted:
         if column not in names:
-            raise ArtifactError(f"{where}: no column {column!r}: {nearest(column, names)}")
+            raise ColumnError(where, column, names)
         if names.count(column) > 1:
             raise ArtifactError(f"{where}: column {column!r} stands there twice: rename one")
     return wanted
