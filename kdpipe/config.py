@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 32
-_MOST_NODES = 50_000
+MAX_NODES = 50_000
 
 _IDENTITY = "identity"
 
@@ -133,14 +133,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise UsageError(
-            f"{path}: {path.stat().st_size} bytes; a pipeline file has at most {MAX_BYTES}"
+            f"{path}: {path.stat().st_size:,} bytes, a pipeline file has at most {MAX_BYTES:,}:"
+            " make several"
         )
     try:
         yaml = YAML(typ="safe", pure=True)
         # Before anything is built of it: aliases can make much of little.
         node = yaml.compose(text := raw.decode("utf-8"))
-        if node is not None and _size(node, {}) > _MOST_NODES:
-            raise UsageError(f"{path}: more than {_MOST_NODES:,} values, with those of its aliases")
+        if node is not None and _size(node, {}) > MAX_NODES:
+            raise UsageError(
+                f"{path}: more than {MAX_NODES:,} keys and values, with those of its aliases: make"
+                " several files"
+            )
         data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -152,7 +156,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected a mapping, found {type(data).__name__}")
     if _depth(data, MAX_DEPTH) > MAX_DEPTH:
-        raise UsageError(f"{path}: nested deeper than {MAX_DEPTH} levels")
+        raise UsageError(f"{path}: nested deeper than {MAX_DEPTH} levels: mend its brackets")
     return data
 
 
@@ -240,7 +244,7 @@ def _line(path: Path, keys: list[int | str]) -> int:
 def _size(node: Any, known: dict[int, int]) -> int:
     """Values in a YAML node, those of aliases each time; very many where it is within itself."""
     if id(node) not in known:
-        known[id(node)] = _MOST_NODES + 1
+        known[id(node)] = MAX_NODES + 1
         inner = node.value if isinstance(node.value, list) else []
         flat = [one for item in inner for one in (item if isinstance(item, tuple) else (item,))]
         known[id(node)] = 1 + sum(_size(one, known) for one in flat)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from kdpipe.config import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_yaml
 from kdpipe.errors import UsageError
 from kdpipe.pipeline import CorpusSpec, Pipeline, load_pipeline
 
@@ -92,6 +94,55 @@ def test_mistakes(tmp_path: Path, old: str, new: str, wanted: str) -> None:
         load_pipeline(file)
     assert str(caught.value).startswith(f"{file}:{wanted}")
     assert "\n" not in str(caught.value)
+
+
+def nested(levels: int) -> str:
+    """A mapping with lists in it."""
+    return f"a: {'[' * (levels - 1)}{']' * (levels - 1)}\n"
+
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcde")
+)
+"""Small, and large once its aliases stand for themselves: 9 to the power of 5 values."""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "#" * MAX_BYTES + "\n",
+            "262,145 bytes, a pipeline file has at most 262,144: make several",
+        ),
+        (nested(MAX_DEPTH + 1), "nested deeper than 32 levels: mend its brackets"),
+        (
+            ALIASES,
+            "more than 50,000 keys and values, with those of its aliases: make several files",
+        ),
+    ],
+)
+def test_what_is_too_much_is_refused(tmp_path: Path, text: str, wanted: str) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_yaml(file)
+    assert str(caught.value) == f"{file}: {wanted}"
+
+
+def test_what_is_not_too_much_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text("a: 1\n".ljust(MAX_BYTES, "#"))
+    assert read_yaml(file) == {"a": 1}
+    file.write_text(nested(MAX_DEPTH))
+    assert [*read_yaml(file)] == ["a"]
+    file.write_text(ALIASES[: ALIASES.index("e:")])
+    assert [*read_yaml(file)] == [*"abcd"]
+
+
+def test_the_page_tells_what_is_too_much() -> None:
+    page = " ".join((RECIPES.parent / "docs/pipeline-file.md").read_text("utf-8").split())
+    limits = f"at most {MAX_BYTES >> 10} KiB, {MAX_DEPTH} levels and {MAX_NODES:,} keys and values"
+    assert limits in page
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.parent.name)
