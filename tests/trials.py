@@ -125,9 +125,14 @@ def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool, umask
     disk.stand_in()
     os.dup2(os.open(_beside(folder, os.getpid(), "err"), os.O_WRONLY | os.O_CREAT), 2)
     os.dup2(2, 1)
-    code = go(words, folder)
-    told = _beside(folder, os.getpid(), "record")
-    told.write_bytes(pickle.dumps(Record(disk.calls, disk.log)))
+    try:
+        code = go(words, folder)
+        told = _beside(folder, os.getpid(), "record")
+        half = told.with_suffix(".half")
+        half.write_bytes(pickle.dumps(Record(disk.calls, disk.log)))
+        half.replace(told)
+    except KeyboardInterrupt:
+        code = 130  # the program had not begun, or was at its end
     os._exit(code)
 
 
@@ -154,6 +159,8 @@ class Scenario:
     before: Path
     after: Path
     record: Record
+    seconds: float
+    """That it took, once it had begun."""
 
     def again(self, folder: Path) -> Path:
         """A copy of the project as it was before."""
@@ -192,10 +199,14 @@ def scenarios(root: Path) -> dict[str, Scenario]:
 
 def _scenario(name: str, words: list[str], before: Path, root: Path) -> Scenario:
     after = copy(before, root / name)
-    ended = run(words, after)
+    process = begin(words, after)
+    wait_until_it_runs(process, after)
+    start = time.monotonic()
+    ended = end(process, after)
+    seconds = time.monotonic() - start
     assert ended.code == 0, ended.shown
     assert ended.record is not None
-    return Scenario(name, words, before, after, ended.record)
+    return Scenario(name, words, before, after, ended.record, seconds)
 
 
 def _other_text(project: Path) -> None:
