@@ -31,6 +31,7 @@ from kdpipe.dry_run import bytes_of
 from kdpipe.encoder import Encoder, keep_in
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.forecast import CacheForecast, CorpusForecast, StudentForecast, measurements
+from kdpipe.importing import Importing, identity_of
 from kdpipe.known_rows import spare
 from kdpipe.pipeline import CacheSpec, WordTokenizer
 from kdpipe.progress import Progress
@@ -192,7 +193,7 @@ def _cache_of_files(probe: _Probe, name: str, spec: CacheSpec, text: _Text) -> N
     if not text.exact:
         probe.told.unknown[name] = f"run 'kdpipe tokenize {project.file} {spec.corpus}' first"
         return
-    asking = import_targets.importing(text.corpus, spec, project.root)
+    asking = Importing(text.corpus, identity_of(spec, project.root), spec, "fp32")
     todo = missing(asking, project.store)
     try:
         probe.caches[name] = project.cache(name, text.corpus)
