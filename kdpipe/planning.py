@@ -1,6 +1,6 @@
 """What a pipeline file will cost, predicted from a probe: every corpus, cache and student of it.
 
-What is there is counted; the rest is measured for some seconds on a sample. Nothing is written.
+What is there is counted; the rest is measured for some seconds on a sample. Nothing is made.
 """
 
 from __future__ import annotations
@@ -128,8 +128,11 @@ def forecast(project: Project, device: torch.device, seconds: float = 10.0) -> F
 def _reading(project: Project, name: str) -> tuple[Reading, float]:
     """How a corpus is read, and the seconds that it took to find the words of its text."""
     begin, reading = time.perf_counter(), project.reading(name)
-    by_words = isinstance(project.pipeline.corpora[name].tokenizer, WordTokenizer)
-    return reading, time.perf_counter() - begin if by_words else 0.0
+    if not isinstance(project.pipeline.corpora[name].tokenizer, WordTokenizer):
+        return reading, 0.0
+    # Found on first use.
+    assert reading.tokenizer.by_words
+    return reading, time.perf_counter() - begin
 
 
 def _is_there(project: Project, name: str, reading: Reading) -> bool:
@@ -193,7 +196,8 @@ def _cache_of_files(probe: _Probe, name: str, spec: CacheSpec, text: _Text) -> N
     if not text.exact:
         probe.told.unknown[name] = f"run 'kdpipe tokenize {project.file} {spec.corpus}' first"
         return
-    asking = Importing(text.corpus, identity_of(spec, project.root), spec, "fp32")
+    said_by = identity_of(spec, project.root)
+    asking = Importing(text.corpus, said_by, spec, "fp32")
     todo = missing(asking, project.store)
     try:
         probe.caches[name] = project.cache(name, text.corpus)

@@ -23,7 +23,7 @@ def plan(pipeline: PipelineFile, device: Device = "auto", seconds: Seconds = 10.
     """Predict bytes, time and break-even of a pipeline file from a probe of some seconds.
 
     What is there already costs nothing. Text that is not tokenised yet is read once to count its
-    rows; all that follows from a sample of them has a ~ before it. Nothing is written.
+    rows; all that follows from a sample of them has a ~ before it. Nothing is made.
 
     A cache pays once reading it, in so many epochs of all students, and the teacher's pass together
     take less time than the same training with the teacher in its loop.
