@@ -107,7 +107,7 @@ def _room(error: BaseException, where: str) -> str:
         said.append(f"{size:,} bytes")
     # What a quota or a limit leaves cannot be asked.
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        folder = next(path for path in Path(where).parents if path.is_dir())
+        folder = next(path for path in Path(where).absolute().parents if path.is_dir())
         said.append(f"{shutil.disk_usage(folder).free:,} are free")
     return f" ({', '.join(said)})" if said else ""
 

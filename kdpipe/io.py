@@ -65,7 +65,7 @@ def make_folder(path: Path) -> None:
         except FileExistsError:
             if not folder.is_dir():
                 raise
-        _sync_folder(folder.parent)
+        _sync_folder(folder.parent, folder)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -244,10 +244,11 @@ def _write(path: Path, chunks: Iterable[bytes]) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_folder(path: Path, about: Path | None = None) -> None:
+    """Make its entries durable; errors name what was made in it, if that is said."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with _about(path):
+        with _about(about or path, path):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

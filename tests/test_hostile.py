@@ -267,6 +267,7 @@ def told(outcomes: list[Outcome], name: str) -> str:
     return "\n".join(wrong)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_files(
     finished: Project,
