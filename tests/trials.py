@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -83,10 +84,11 @@ def begin(
     *,
     locks: bool = True,
     umask: int = 0o022,
+    first: Callable[[], None] | None = None,
 ) -> ForkServerProcess:
-    """Start a command in a project, in a process of its own."""
+    """Start a command in a project, in a process of its own, in which `first` is done first."""
     FORKS.set_forkserver_preload(PRELOAD)
-    process = FORKS.Process(target=_run, args=(words, folder, fault, locks, umask))
+    process = FORKS.Process(target=_run, args=(words, folder, fault, locks, umask, first))
     process.start()
     return process
 
@@ -116,9 +118,18 @@ def _beside(folder: Path, process: int, what: str) -> Path:
     return folder.parent / f"{process}.{what}"
 
 
-def _run(words: list[str], folder: Path, fault: Fault | None, locks: bool, umask: int) -> None:
+def _run(
+    words: list[str],
+    folder: Path,
+    fault: Fault | None,
+    locks: bool,
+    umask: int,
+    first: Callable[[], None] | None,
+) -> None:
     """In the trial's own process."""
     os.umask(umask)
+    if first is not None:
+        first()
     if not locks:
         fcntl.flock = lambda descriptor, operation: None
     disk = Disk(fault)
