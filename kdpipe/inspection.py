@@ -6,14 +6,10 @@ here but what has to be read, and damage is a line like the others.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdpipe import artifact, blocks, cache, checkpoint, corpus, io, records, storage
+from kdpipe import artifact, cache, checkpoint, corpus, storage
 from kdpipe.artifact import MANIFEST, Manifest
 from kdpipe.augment import write
 from kdpipe.augment.write import TextFacts
@@ -29,31 +25,26 @@ from kdpipe.cache import CacheFacts
 from kdpipe.contents import facts_of
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.file_pages import (
+    FILE_COLUMNS,
+    page_of_block,
+    page_of_checkpoint,
+    page_of_receipt,
+    page_of_tensors,
+    rows_of_files,
+)
 from kdpipe.hub import read_json
 from kdpipe.made_from import KIND as STUDENT
+from kdpipe.pages import Page, Pairs, compact, cut_short, filled, mapping, measures, numeral
 from kdpipe.progress import counted, human_bytes
-from kdpipe.store import Receipt, key_of
 from kdpipe.targets import Question
-from kdpipe.tensor_files import ABOUT_ROWS, Kind, header, not_finite
+from kdpipe.tensor_files import ABOUT_ROWS, Kind, header
 
-Pairs = list[tuple[str, str]]
 _SAMPLE = 8
 """Blocks whose vectors are looked at."""
 _SHOWN = 20
 """Labels that are counted by name."""
-_WIDE = 100
-_DAMAGED = "delete it, then rerun the stage that makes it"
 _NORMS = ("mean norm ", "least ", "largest ", "zero ", "not finite ")
-
-
-@dataclass(frozen=True)
-class Page:
-    """What is told of one thing."""
-
-    facts: Pairs
-    columns: Sequence[str] = ()
-    """Names; one that ends in a blank has numbers."""
-    rows: Sequence[Sequence[str]] = ()
 
 
 def inspect(path: Path) -> Page:
@@ -68,10 +59,10 @@ def inspect(path: Path) -> Page:
     if (path / MANIFEST).is_file():
         return _artifact(path)
     if (path / checkpoint.STATE).is_file():
-        return _checkpoint(path)
+        return page_of_checkpoint(path)
     if not path.exists():
         raise ArtifactError(f"{path} does not exist: check the path")
-    files = {".safetensors": _tensors, ".arrow": _block, ".json": _receipt}
+    files = {".safetensors": page_of_tensors, ".arrow": page_of_block, ".json": page_of_receipt}
     if path.is_file() and path.suffix in files:
         return files[path.suffix](path)
     raise UsageError(
@@ -90,7 +81,8 @@ def _artifact(folder: Path) -> Page:
             "made from", [_input(manifest, name) for name, said in manifest.inputs.items() if said]
         ),
         *_lines(
-            "spec", [_cut(f"{key}: {_compact(said)}") for key, said in _said(manifest.spec).items()]
+            "spec",
+            [cut_short(f"{key}: {compact(said)}") for key, said in filled(manifest.spec).items()],
         ),
         ("files", f"{counted(len(parts), 'file')}, {human_bytes(sum(parts.values()))}"),
     ]
@@ -112,33 +104,10 @@ def _input(manifest: Manifest, name: str) -> str:
     known = manifest.spec.get(name) if short != value else None
     listed = manifest.spec.get({"source": "sources", "validation_source": kind + "s"}.get(kind, ""))
     if isinstance(listed, list) and number.isdecimal() and int(number) < len(listed):
-        source = _mapping(listed[int(number)])
+        source = mapping(listed[int(number)])
         files = source.get("files")
         known = ", ".join(map(str, files)) if isinstance(files, list) else source.get("kind")
     return f"{name} ({known}) {short}" if isinstance(known, str) else f"{name} {short}"
-
-
-def _said(value: Any) -> Any:
-    """The same without keys that have nothing."""
-    if isinstance(value, list):
-        return [_said(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {key: _said(one) for key, one in value.items()}
-    return {key: one for key, one in kept.items() if one not in (None, [], {}, "")}
-
-
-def _compact(value: Any) -> str:
-    """One line: `{kind: files, files: [text.txt]}`."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_compact(one)}' for key, one in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_compact, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _WIDE else f"{text[: _WIDE - 3]}..."
 
 
 def _lines(name: str, values: Sequence[str]) -> Pairs:
@@ -221,7 +190,7 @@ def _cache(folder: Path, manifest: Manifest, digest: str) -> Page:
         ("looked at", f"{len(sample):,} of {said}"),
     ]
     if facts.classes:
-        pairs.append(("classes", _cut(", ".join(facts.classes))))
+        pairs.append(("classes", cut_short(", ".join(facts.classes))))
     lines = list[Sequence[str]]()
     for number, question in enumerate(facts.questions):
         parts = manifest.files[number :: len(facts.questions)]
@@ -274,133 +243,19 @@ def _values(path: Path) -> Kind:
 def _student(folder: Path, manifest: Manifest, digest: str) -> Page:
     facts = manifest.facts
     pairs = [
-        ("parameters", _number(facts.get("parameters"))),
-        ("steps", f"{_number(facts.get('steps'))}, the best was {_number(facts.get('best_step'))}"),
-        ("measured", _measured(facts.get("measured"))),
+        ("parameters", numeral(facts.get("parameters"))),
+        ("steps", f"{numeral(facts.get('steps'))}, the best was {numeral(facts.get('best_step'))}"),
+        ("measured", measures(facts.get("measured"))),
     ]
     try:
         story = read_json(folder / "kdpipe.json")
-        shape, teacher = _said(_mapping(story.get("shape"))), _mapping(story.get("teacher"))
+        shape, teacher = filled(mapping(story.get("shape"))), mapping(story.get("teacher"))
         pairs += [
-            ("shape", _cut(", ".join(f"{key} {_compact(one)}" for key, one in shape.items())))
+            ("shape", cut_short(", ".join(f"{key} {compact(one)}" for key, one in shape.items())))
         ]
         pairs += [("teacher", str(teacher.get("model", "none")))]
     except ArtifactError as error:
         pairs.append(("damage", str(error)))
     names = [part.name for part in manifest.files if part.name.endswith(".safetensors")]
-    damage, rows = _files([(name, folder / name) for name in names])
-    return Page(pairs + damage, ("file", "tensors ", "numbers ", "types", "not finite "), rows)
-
-
-def _files(paths: Sequence[tuple[str, Path]]) -> tuple[Pairs, list[Sequence[str]]]:
-    """A row for each file of tensors, and a line for each that cannot be read."""
-    damage, rows = list[tuple[str, str]](), list[Sequence[str]]()
-    for name, path in paths:
-        try:
-            kinds = header(path, _DAMAGED)
-        except (ArtifactError, OSError) as error:
-            damage.append(("damage", str(error)))
-            continue
-        numbers = sum(math.prod(kind.shape) for kind in kinds.values())
-        types = ", ".join(sorted({kind.dtype for kind in kinds.values()}))
-        bad = sum(count for _, count in not_finite(path))
-        rows.append((name, f"{len(kinds):,}", f"{numbers:,}", types, f"{bad:,}"))
-    return damage, rows
-
-
-def _measured(values: Any) -> str:
-    pairs = _mapping(values).items()
-    return (
-        ", ".join(f"{name} {value:.4f}" for name, value in pairs if _is_number(value)) or "nothing"
-    )
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: Any) -> str:
-    return f"{value:,}" if _is_number(value) else "?"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _checkpoint(folder: Path) -> Page:
-    state = records.read_sealed(folder / checkpoint.STATE)
-    progress, digests = _mapping(state.get("progress")), _mapping(state.get("digests"))
-    step, best = _number(progress.get("step")), _number(progress.get("best_step"))
-    wrong = [
-        ("damage", f"{folder / name}.safetensors: its digest is not that of {checkpoint.STATE}")
-        for name, digest in digests.items()
-        if not _has(folder / f"{name}.safetensors", digest)
-    ]
-    pairs = [
-        ("what", "a checkpoint of a training run"),
-        ("steps", f"{step}, the best was {best}"),
-        ("measured", _measured(progress.get("best"))),
-    ]
-    damage, rows = _files([(name, folder / f"{name}.safetensors") for name in digests])
-    columns = ("file", "tensors ", "numbers ", "types", "not finite ")
-    return Page([*pairs, *wrong, *damage], columns, rows)
-
-
-def _has(path: Path, digest: str) -> bool:
-    return path.is_file() and io.digest_file(path) == digest
-
-
-def _tensors(path: Path) -> Page:
-    kinds, bad = header(path, _DAMAGED), dict(not_finite(path))
-    numbers = sum(math.prod(kind.shape) for kind in kinds.values())
-    return Page(
-        [
-            ("what", f"{counted(len(kinds), 'tensor')}, {counted(numbers, 'number')}"),
-            ("bytes", f"{path.stat().st_size:,}"),
-        ],
-        ("tensor", "type", "shape", "not finite "),
-        [
-            (name, kind.dtype, str([*kind.shape]), f"{bad.get(name, 0):,}")
-            for name, kind in sorted(kinds.items())
-        ],
-    )
-
-
-def _block(path: Path) -> Page:
-    table = blocks.read_table(path)
-    what, size = f"a block of {counted(len(table), 'row')}", path.stat().st_size
-    pairs = [("what", what), ("bytes", f"{size:,}")]
-    if "length" in table.column_names and len(table):
-        lengths = table.column("length").to_numpy()
-        pairs.append(("tokens", f"{lengths.sum():,}, the longest row has {lengths.max():,}"))
-    rows = [
-        (field.name, str(field.type), f"{table[field.name].null_count:,}") for field in table.schema
-    ]
-    return Page(pairs, ("column", "type", "null "), rows)
-
-
-def _receipt(path: Path) -> Page:
-    if not re.fullmatch("[0-9a-f]{64}", path.stem):
-        raise UsageError(f"{path} is no receipt of the store: name one, or a folder")
-    try:
-        receipt = Receipt.model_validate(records.read_sealed(path))
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{path} is damaged ({reason}): delete it and rerun") from None
-    shard = path.with_suffix(".safetensors")
-    state = "there, of that size and digest"
-    if not shard.is_file():
-        state = "not there"
-    elif (shard.stat().st_size, io.digest_file(shard)) != (receipt.bytes, receipt.digest):
-        state = "damaged: run 'kdpipe cache verify --repair'"
-    key = "of this question" if key_of(receipt.question) == path.stem else "of another question"
-    return Page(
-        [
-            ("what", f"the receipt of a shard, format {receipt.format}"),
-            *((name, _compact(said)) for name, said in receipt.question.items()),
-            ("made by", _compact(receipt.made_by)),
-            ("bytes", f"{receipt.bytes:,}"),
-            ("shard", state),
-            ("key", key),
-        ]
-    )
+    damage, rows = rows_of_files([(name, folder / name) for name in names])
+    return Page(pairs + damage, FILE_COLUMNS, rows)

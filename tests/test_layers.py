@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors progress
-    config forecast io nets options parts records schedule stop tables versions
+    config forecast io nets options pages parts records schedule stop tables versions
     artifact hub processes
     device
     tokenizer
@@ -40,7 +40,7 @@ LAYERS = """
     checkpoint idle multitask rehearsal snapshots
     job
     planning predict subjects write_student
-    contents
+    contents file_pages
     inspection verify
     cli
     __main__
