@@ -176,6 +176,13 @@ class Cache:
             return {name: shard.get_tensor(name) for name in wanted.keys() - ABOUT_ROWS}
 
 
+TOLD = (
+    *("embedding_width", "hidden_width", "layers", "heads", "classes", "problem", "relative"),
+    *("vocabulary", "difference"),
+)
+"""The facts that are about the teacher alone."""
+
+
 def told_of(dims: Dims) -> dict[str, Any]:
     """Those of the facts that are about the teacher alone."""
     return {

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kdpipe import artifact, cache
-from kdpipe.cache import CacheFacts
+from kdpipe.cache import TOLD, CacheFacts
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError
 from kdpipe.gather import Shard, gather, spread
@@ -47,13 +48,20 @@ class Known:
     """Shards of an earlier cache about blocks that are gone."""
 
     folder: Path
-    questions: Sequence[Question]
+    facts: CacheFacts
     blocks: Sequence[Sequence[artifact.Part]]
     """The files about each, in the order of the questions."""
     digests: npt.NDArray[np.void]
     """[R]: of all rows of these blocks, sorted."""
     places: npt.NDArray[np.int64]
     """[R]: where each of them lies."""
+
+    def told(self, asking: Asking) -> dict[str, Any] | None:
+        """What it told of the teacher alone; None where less was asked of that."""
+        if not {*asking.questions} <= {*self.facts.questions}:
+            return None
+        said = self.facts.identity()
+        return {name: said[name] for name in TOLD}
 
     def find(self, digests: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
         """[R]: the place of each row, -1 where it is not known."""
@@ -69,7 +77,7 @@ class Known:
         starts = corpus.block(item.index).starts_of(question.what)
         known, unread = np.flatnonzero(item.known >= 0), item.unread
         places = item.known[known]
-        number = self.questions.index(question)
+        number = self.facts.questions.index(question)
         said = gather(
             places >> _BITS, places & ((1 << _BITS) - 1), lambda block: self._shard(block, number)
         )
@@ -119,7 +127,7 @@ def spare(todo: list[Todo], asking: Asking, folder: Path) -> tuple[list[Todo], K
 
 
 def _spared(item: Todo, corpus: Corpus, earlier: Known) -> Todo:
-    if not {*item.questions} <= {*earlier.questions}:
+    if not {*item.questions} <= {*earlier.facts.questions}:
         return item
     known = earlier.find(corpus.digests(item.index))
     if (known < 0).all():
@@ -164,4 +172,4 @@ def _earlier(asking: Asking, folder: Path) -> Known | None:
         return None
     all_digests = np.concatenate(digests)
     order = np.argsort(all_digests, kind="stable")
-    return Known(folder, facts.questions, blocks, all_digests[order], np.concatenate(places)[order])
+    return Known(folder, facts, blocks, all_digests[order], np.concatenate(places)[order])

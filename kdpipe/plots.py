@@ -103,7 +103,7 @@ def _measured(axes: Axes, steps: Sequence[float], losses: Sequence[float]) -> No
         ha="right" if step > 0.9 * max(steps) else "center",
         fontweight="bold",
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _speed_and_quality(axes: Axes, report: Report) -> None:

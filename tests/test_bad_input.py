@@ -297,6 +297,7 @@ def test_layer_that_the_teacher_lacks(here: Path, capsys: Capture) -> None:
 
 
 def test_unknown_device(here: Path, capsys: Capture) -> None:
+    Path("artifacts/caches/said/manifest.json").unlink()
     for stage in ("cache-teacher", "train"):
         line = fails(capsys, [stage, "pipeline.yaml", "--device", "tpu"], 2)
         assert line == "device 'tpu' is not there: use auto, cpu, cuda or mps"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdpipe import known_rows, write_corpus
+from kdpipe import known_rows, teacher, write_corpus
 from kdpipe.activations import Tokens
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus, text_digest
-from kdpipe.encoder import observe
+from kdpipe.encoder import Encoder, observe
 from kdpipe.parts import Part
 from kdpipe.project import Project
 from kdpipe.questions import missing
@@ -129,6 +129,31 @@ def test_rows_taken_out_are_no_work(project: Path) -> None:
     after, _ = make_cache(place, corpus)
     assert raw(after) < old
     assert len(old - raw(after)) == len(NEW)
+
+
+def test_the_teacher_is_not_measured_again(project: Path) -> None:
+    lines, read = sentences(ROWS), list[int]()
+    place = new_project(project, lines, caches={"said": SPEC})
+
+    def load() -> Encoder:
+        encoder = place.teacher("tiny").load()
+        encoder.register_forward_hook(lambda module, said, out: read.append(len(said[0])))
+        return encoder
+
+    told = []
+    for text in (lines, scattered(lines)):
+        write_text(project / "text.txt", text)
+        questions = replace(asking(place, make_corpus(place)), dtype="bf16")
+        read.clear()
+        todo, known = known_rows.spare(
+            missing(questions, place.store), questions, place.cache_folder("said")
+        )
+        teacher.answer(questions, todo, place.store, load, known)
+        facts = teacher.facts(questions, place.store)
+        told.append(facts.difference)
+        teacher.finish(questions, facts, place.store, place.cache_folder("said"), {})
+    assert sum(read) == len(NEW)
+    assert told[0] == told[1] is not None
 
 
 @pytest.mark.parametrize("what", ["values", "rows", "one"])

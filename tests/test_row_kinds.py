@@ -126,7 +126,7 @@ def test_labels_of_every_type(project, labels, kind, facts):
 
 
 def test_a_block_before_the_first_label(project, monkeypatch):
-    monkeypatch.setattr(write_corpus, "_CHUNK", 10)
+    monkeypatch.setattr(write_corpus, "CHUNK", 10)
     lines = [{"text": line, "y": "x" if n > 60 else None} for n, line in enumerate(sentences(70))]
     (project / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     source = {"kind": "files", "files": ["a.jsonl"], "label_column": "y"}
