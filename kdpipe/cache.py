@@ -19,6 +19,7 @@ from kdpipe import artifact
 from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError
+from kdpipe.gather import Arrays, Shard, gather
 from kdpipe.parts import Needs, Part, Problem
 from kdpipe.store import key_of
 from kdpipe.targets import Question
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdpipe.activations import Activations, Dims
-    from kdpipe.gather import Shard
 
 KIND = "kdpipe.cache"
 REMEDY = "run 'kdpipe cache-teacher'"
@@ -150,16 +150,16 @@ class Cache:
     def _gather(self, rows: npt.NDArray[np.int64], number: int, part: Part) -> Tensor:
         """[R, D] for a question about rows, [N, D] for one about tokens, or masked ones."""
         from kdpipe import storage
-        from kdpipe.gather import gather
 
         def read(index: int) -> Shard:
             starts = self.corpus.block(index).starts_of(part) if part.per_token else None
             return self._shard(index, number), starts
 
-        return storage.decode(gather(*self.corpus.locate(rows), read))
+        found = gather(*self.corpus.locate(rows), read)
+        return storage.decode(storage.as_tensors(found, self.facts.questions[number].storage))
 
     @functools.cache  # noqa: B019 - a cache lives as long as its process
-    def _shard(self, index: int, number: int) -> dict[str, Tensor]:
+    def _shard(self, index: int, number: int) -> Arrays:
         """Views into one shard, whose digest is checked before its first use."""
         question = self.facts.questions[number]
         file = self.manifest.files[index * len(self.facts.questions) + number]
@@ -172,8 +172,11 @@ class Cache:
             raise ArtifactError(
                 f"{path} has {listed(found)}, expected {listed(wanted)}: {REMEDY} with --verify"
             )
+        from kdpipe import storage
+
         with safe_open(path, framework="pt") as shard:
-            return {name: shard.get_tensor(name) for name in wanted.keys() - ABOUT_ROWS}
+            kept = {name: shard.get_tensor(name) for name in wanted.keys() - ABOUT_ROWS}
+        return storage.as_arrays(kept)
 
 
 TOLD = (

@@ -1,25 +1,26 @@
 """Vectors of rows that lie in several shards, put together in the order of the rows.
 
-Legend: R rows, V vectors, D width. Each shard is read once, whatever the order of the rows.
+Legend: R rows, V vectors. Each shard is looked at once, whatever the order of the rows.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 Ints = npt.NDArray[np.integer[Any]]
-Shard = tuple[dict[str, Tensor], Ints | None]
-"""Tensors [V, ...] by name, and where the vectors of each row begin [R + 1]; None: one for each."""
+Arrays = dict[str, npt.NDArray[Any]]
+"""[V, ...] by name."""
+Shard = tuple[Arrays, Ints | None]
+"""What is in a shard, and where the vectors of each row begin [R + 1]; None: one for each."""
 
 
-def gather(shards: Ints, rows: Ints, read: Callable[[int], Shard]) -> dict[str, Tensor]:
-    """The vectors of rows, row after row, of each tensor that a shard has.
+def gather(shards: Ints, rows: Ints, read: Callable[[int], Shard]) -> Arrays:
+    """The vectors of rows, row after row, of each array that a shard has.
 
     Args:
         shards: [R]: in which shard each row lies.
@@ -27,27 +28,35 @@ def gather(shards: Ints, rows: Ints, read: Callable[[int], Shard]) -> dict[str, 
         read: Gives a shard by its number.
     """
     order = np.argsort(shards, kind="stable")
-    counts = np.ones(len(rows), np.int64)
-    pieces: dict[str, list[Tensor]] = {}
+    numbers, places = shards[order], rows[order]
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+    pieces, counts = list[tuple[Arrays, Ints]](), np.ones(len(rows), np.int64)
     one_each = True
-    for run in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
-        tensors, starts = read(int(shards[run[0]]))
-        places: Ints = rows[run]
+    for first, last in itertools.pairwise(cuts):
+        arrays, starts = read(int(numbers[first]))
+        mine = places[first:last]
         if starts is not None:
-            first = starts[places]
-            counts[run] = starts[places + 1] - first
-            places, one_each = spread(first, counts[run]), False
-        chosen = torch.from_numpy(places.astype(np.int64, copy=False))
-        for name, tensor in tensors.items():
-            pieces.setdefault(name, []).append(tensor.index_select(0, chosen))
-    begins = np.empty(len(rows), np.int64)
-    begins[order] = np.cumsum(counts[order]) - counts[order]
-    back = torch.from_numpy(begins if one_each else spread(begins, counts))
-    sorted_already = bool((np.diff(order) == 1).all())
-    joined = {name: torch.cat(parts) for name, parts in pieces.items()}
-    if sorted_already:
-        return joined
-    return {name: tensor.index_select(0, back) for name, tensor in joined.items()}
+            one_each, begin = False, starts[mine]
+            counts[first:last] = starts[mine + 1] - begin
+            mine = spread(begin, counts[first:last])
+        pieces.append((arrays, mine))
+    found = {name: _taken(name, pieces) for name in pieces[0][0]}
+    if (order[1:] > order[:-1]).all():
+        return found
+    begins, of_row = np.empty_like(counts), np.empty_like(counts)
+    begins[order], of_row[order] = np.cumsum(counts) - counts, counts
+    back = begins if one_each else spread(begins, of_row)
+    return {name: array.take(back, axis=0) for name, array in found.items()}
+
+
+def _taken(name: str, pieces: list[tuple[Arrays, Ints]]) -> npt.NDArray[Any]:
+    first, size = pieces[0][0][name], sum(len(places) for _, places in pieces)
+    out, end = np.empty((size, *first.shape[1:]), first.dtype), 0
+    for arrays, places in pieces:
+        begin, end = end, end + len(places)
+        # Other modes than this one copy twice; there is nothing to clip, shapes have been checked.
+        arrays[name].take(places, axis=0, out=out[begin:end], mode="clip")
+    return out
 
 
 def spread(first: Ints, counts: Ints) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from kdpipe import artifact, cache
+from kdpipe import artifact, cache, storage
 from kdpipe.cache import TOLD, CacheFacts
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError
@@ -78,10 +78,10 @@ class Known:
         known, unread = np.flatnonzero(item.known >= 0), item.unread
         places = item.known[known]
         number = self.facts.questions.index(question)
-        said = gather(
+        found = gather(
             places >> _BITS, places & ((1 << _BITS) - 1), lambda block: self._shard(block, number)
         )
-        whole = {}
+        said, whole = storage.as_tensors(found, question.storage), {}
         for name, tensor in said.items():
             whole[name] = tensor.new_empty(int(starts[-1]), *tensor.shape[1:])
             for rows, values in ((known, tensor), (unread, read.get(name))):
@@ -97,9 +97,10 @@ class Known:
             tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
         del tensors["rows"]
         counts = tensors.pop("counts", None)
+        kept = storage.as_arrays(tensors)
         if counts is None:
-            return tensors, None
-        return tensors, np.concatenate([[0], np.cumsum(counts.numpy(), dtype=np.int64)])
+            return kept, None
+        return kept, np.concatenate([[0], np.cumsum(counts.numpy(), dtype=np.int64)])
 
 
 def _rows(folder: Path, files: Sequence[artifact.Part], facts: CacheFacts) -> npt.NDArray[np.void]:
@@ -112,6 +113,9 @@ def _rows(folder: Path, files: Sequence[artifact.Part], facts: CacheFacts) -> np
         vectors = kinds["values"].shape[0]
         if kinds != shard_kinds(question, len(rows), vectors, facts.widths[question.name]):
             raise ArtifactError(f"{path} is not about the rows of {paths[0]}")
+        with safe_open(path, framework="pt") as shard:
+            if "counts" in kinds and int(shard.get_tensor("counts").long().sum()) != vectors:
+                raise ArtifactError(f"{path} has other counts than vectors")
     return rows.view("V16").ravel()
 
 

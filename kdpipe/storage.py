@@ -5,6 +5,9 @@ Legend: V vectors, D width, K largest of many logits. Values come and go as fp32
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,6 +15,7 @@ from kdpipe.masked_logits import unpacked
 from kdpipe.targets import Storage
 
 _FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_TORCH = {**_FLOATS, "int8": torch.int8}
 
 
 def encode(values: Tensor, storage: Storage) -> dict[str, Tensor]:
@@ -36,6 +40,18 @@ def encode_largest(packed: Tensor, storage: Storage) -> dict[str, Tensor]:
     values, indices, log_normalizer = unpacked(packed)
     exact = {"indices": indices.int(), "log_normalizer": log_normalizer.contiguous()}
     return encode(values, storage) | exact
+
+
+def as_arrays(kept: dict[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """The same memory for numpy, which has no bf16: its bits."""
+    bits = {torch.bfloat16: torch.int16}
+    return {name: one.view(bits.get(one.dtype, one.dtype)).numpy() for name, one in kept.items()}
+
+
+def as_tensors(arrays: dict[str, npt.NDArray[Any]], storage: Storage) -> dict[str, Tensor]:
+    """The same memory for torch."""
+    kept = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return kept | {"values": kept["values"].view(_TORCH[storage])}
 
 
 def decode(kept: dict[str, Tensor]) -> Tensor:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from kdpipe.gather import Shard, gather, spread
+from kdpipe.gather import Arrays, Shard, gather, spread
 
 COUNTS = [[3, 0, 1, 2], [5], [0, 0], [1, 1, 1]]
 """Vectors of each row of each shard."""
 
 
-def shard(number: int) -> dict[str, Tensor]:
+def shard(number: int) -> Arrays:
     """Vectors that say where they are from: shard, and place in it."""
     size = sum(COUNTS[number])
-    values = torch.stack([torch.full((size,), number), torch.arange(size)], dim=1)
-    return {"values": values, "scale": torch.arange(size) + 100.0 * number}
+    values = np.stack([np.full(size, number), np.arange(size)], axis=1)
+    return {"values": values, "scale": np.arange(size) + 100.0 * number}
 
 
 def starts(number: int) -> np.ndarray:
@@ -36,13 +34,13 @@ def test_rows_of_several_vectors(seed: int) -> None:
         return shard(number), starts(number)
 
     found = gather(shards, rows, once)
-    wanted: dict[str, list[Tensor]] = {"values": [], "scale": []}
+    wanted: dict[str, list[np.ndarray]] = {"values": [], "scale": []}
     for number, row in zip(shards.tolist(), rows.tolist(), strict=True):
         first, last = starts(number)[row : row + 2]
         for name, tensor in shard(number).items():
             wanted[name].append(tensor[first:last])
     for name, pieces in wanted.items():
-        assert torch.equal(found[name], torch.cat(pieces))
+        assert np.array_equal(found[name], np.concatenate(pieces))
     assert sorted(read) == sorted({*shards.tolist()})
 
 
@@ -50,7 +48,7 @@ def test_rows_of_several_vectors(seed: int) -> None:
 def test_rows_of_one_vector_each(shards: list[int]) -> None:
     rows = np.arange(len(shards))[::-1] % 3
     found = gather(
-        np.array(shards), rows, lambda number: ({"values": torch.arange(3) + 10 * number}, None)
+        np.array(shards), rows, lambda number: ({"values": np.arange(3) + 10 * number}, None)
     )
     wanted = [row + 10 * number for number, row in zip(shards, rows.tolist(), strict=True)]
     assert found["values"].tolist() == wanted
