@@ -164,7 +164,8 @@ def fit(group: Together) -> Iterator[Step]:
         batches = [read_batch(run.corpus, run.caches, needs[name], r, run.gold) for r in mine]
         return name, batches
 
-    for name, batches in read_ahead(plan(group, progress.step, total), read):
+    device = next(iter(group.runs.values())).device
+    for name, batches in read_ahead(plan(group, progress.step, total), read, device):
         number = progress.step + 1
         run = group.runs[name]
         step = train.take_step(run, batches, number, total, number / per_epoch)

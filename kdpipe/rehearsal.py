@@ -164,7 +164,7 @@ def _steps(run: Run, asked: list[list[Rows]], seconds: float) -> list[float]:
     times: list[float] = []
     begin = time.perf_counter()
     # The first comes twice, so that those that count are of every length.
-    for some in read_ahead(itertools.chain([asked[0]], itertools.cycle(asked)), read):
+    for some in read_ahead(itertools.chain([asked[0]], itertools.cycle(asked)), read, run.device):
         # One of the middle of the training, where every objective has its weight.
         train.take_step(run, some, total // 2 + 1, total, 0.0)
         end = time.perf_counter()

@@ -95,7 +95,7 @@ def fit(run: Run) -> Iterator[Step]:
         mine = here().mine(group)
         return [read_batch(run.corpus, run.caches, needs, rows, run.gold) for rows in mine]
 
-    for batches in read_ahead(groups, read):
+    for batches in read_ahead(groups, read, run.device):
         number = run.progress.step + 1
         step = take_step(run, batches, number, total, number / per_epoch)
         run.progress.step = number
