@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
 def what_to_measure(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Names of benchmarks, all where none is named, and the options of a single one."""
     known = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py"))
-    known = [name for name in known if name not in {"kit", "scene"}]
+    known = [name for name in known if name not in {"kit", "scene", "show"}]
     names = [*itertools.takewhile(known.__contains__, arguments)]
     options = arguments[len(names) :]
     if options and len(names) != 1:

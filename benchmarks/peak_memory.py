@@ -87,7 +87,8 @@ def figures(made: dict[int, dict[str, Ran]], counts: list[int], model: int) -> l
             growth = (took[other] - model) / (took[one] - model)
             what = f"{stage}: memory beside the model, {other:,} rows beside {one:,}"
             found.append(Figure(what, growth, most=_FLAT))
-        slope = (took[counts[-1]] - took[counts[0]]) / (counts[-1] - counts[0])
+        # Noise can make it less than nothing.
+        slope = max(0.0, (took[counts[-1]] - took[counts[0]]) / (counts[-1] - counts[0]))
         foretold = took[counts[-1]] - model + slope * (_LARGE - counts[-1])
         found.append(Figure(f"{stage}: memory of a row more", slope, unit="bytes"))
         what = f"{stage}: memory beside the model at {_LARGE:,} rows, foretold"
