@@ -77,7 +77,7 @@ def draw(figures: list[tuple[str, dict[str, Any]]], path: Path) -> None:
         axes.axvline(1, color="#222222", linewidth=1)
         axes.set_xscale("log")
         axes.invert_yaxis()
-        axes.set_xlim(0.5, 1.4 * MOST)
+        axes.set_xlim(0.4, 1.4 * MOST)
         axes.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
         axes.minorticks_off()
         axes.margins(y=0.01)
