@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from importlib.metadata import EntryPoint, entry_points, version
 from types import FrameType
@@ -33,6 +34,8 @@ _SECRET = re.compile(
     r"\b(?:hf_|gh[oprsu]_|github_pat_|sk-|AKIA)\w{8,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
 )
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")
+_SOON = 0.02
+"""Seconds."""
 _LEAST = 8
 """Letters of a secret: a shorter value of such a name may be a part of any word."""
 
@@ -46,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminate)
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again
     words = _options_first(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _program(words)(args=words, prog_name="kdpipe", standalone_mode=False)
@@ -53,7 +57,24 @@ def main(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
     except BaseException as error:  # noqa: BLE001 - native panics are no Exception, and all ends here
         return _end(error, debug="--debug" in words or _is_set("KDPIPE_DEBUG"))
+    finally:
+        sys.unraisablehook = hook
     return code if isinstance(code, int) else 0
+
+
+def _send_again(ignored: sys.UnraisableHookArgs) -> None:
+    """A signal came where native code ignores what is raised: it has to come again."""
+    numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+    number = numbers.get(ignored.exc_type)
+    if number is None:
+        sys.__unraisablehook__(ignored)
+        return
+    if number == signal.SIGTERM:
+        signal.signal(number, _terminate)
+    # Not at once: it would be raised in here, and ignored as well.
+    later = threading.Timer(_SOON, os.kill, [os.getpid(), number])
+    later.daemon = True
+    later.start()
 
 
 def stages() -> dict[str, EntryPoint]:

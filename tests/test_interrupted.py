@@ -8,6 +8,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,3 +186,43 @@ def test_folder_that_may_not_be_written(here: Path, stage: str, closed: str, nam
     ), log
     command([stage, "pipeline.yaml"])
     assert MANIFESTS[stage].read_bytes() == before
+
+
+LOST = """
+import sys, time
+from kdpipe import cli
+
+class Native:
+    def __del__(self):
+        raise {what}
+
+def program(words):
+    def run(**keys):
+        Native()
+        time.sleep(60)
+    return run
+
+cli._program = program
+sys.exit(cli.main([]))
+"""
+
+
+def _end_of(source: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", source]
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=50)
+
+
+@pytest.mark.parametrize(
+    ("what", "code"), [("KeyboardInterrupt", 130), ("cli._Terminated(143)", 143)]
+)
+def test_a_signal_that_native_code_ignores_comes_again(what: str, code: int) -> None:
+    ended = _end_of(LOST.format(what=what))
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ended.stderr == "interrupted: what was finished is kept, the same command continues\n"
+
+
+def test_other_errors_that_nobody_can_catch_are_still_told() -> None:
+    source = LOST.format(what="ValueError('lost')").replace("time.sleep(60)", "pass")
+    ended = _end_of(source)
+    assert ended.returncode == 0
+    assert "ValueError: lost" in ended.stderr
