@@ -32,7 +32,6 @@ _SETTINGS = (
 _TICK = 2_000_000_000
 """Nanoseconds: the longest of any file system."""
 _JSON_CAP = 8 << 20
-"""Of a safetensors file, in bytes: more than 50,000 tensors."""
 
 
 def find_model(

@@ -18,6 +18,7 @@ from kdpipe.errors import ArtifactError
 _SEAL = b',\n"sha256": "'
 _MOST = 64 << 20
 _HEADER = 10 << 20
+"""Of a safetensors file, in bytes: more than 50,000 tensors."""
 
 
 def seal(record: bytes) -> bytes:
