@@ -54,30 +54,9 @@ WORDS = (
 )
 
 
-def scene(
-    folder: Path,
-    rows: int,
-    *,
-    files: Sequence[str] = (),
-    caches: Mapping[str, Any] | None = None,
-    students: Mapping[str, Any] | None = None,
-    model: Mapping[str, Any] = TEACHER,
-    max_seq_length: int | None = None,
-) -> Project:
-    """Corpus `c`, tokenised, of the first `rows` texts, teacher `t`, and caches to be made.
-
-    The texts are those of `files`, else of the standard library (about 18,000). The pipeline file
-    is there as well, for runs of `kdpipe` in the folder.
-    """
-    project = planned(
-        folder,
-        rows,
-        files=files,
-        caches=caches,
-        students=students,
-        model=model,
-        max_seq_length=max_seq_length,
-    )
+def scene(folder: Path, rows: int, **keys: Any) -> Project:
+    """As `planned`, with the corpus made."""
+    project = planned(folder, rows, **keys)
     tokenize(project)
     return project
 
@@ -92,7 +71,11 @@ def planned(
     model: Mapping[str, Any] = TEACHER,
     max_seq_length: int | None = None,
 ) -> Project:
-    """As `scene`, with nothing made but the pipeline file."""
+    """Corpus `c` of the first `rows` texts, teacher `t`, and caches, all to be made.
+
+    The texts are those of `files`, else of the standard library (about 18,000). The pipeline file
+    is there as well, for runs of `kdpipe` in the folder.
+    """
     source: dict[str, Any] = {"kind": "python_docs"}
     if files:
         source = {"kind": "files", "files": [str(Path(file).absolute()) for file in files]}
@@ -109,10 +92,9 @@ def planned(
 
 def tokenize(project: Project) -> None:
     """Text to Arrow."""
-    spec, out = project.pipeline.corpora["c"], project.corpus_folder("c")
-    inputs = {"meaning": str(versions.TOKENIZE)}
-    inputs |= write_corpus.source_digests(spec, project.root)
-    write_corpus.write_corpus(spec, out, project.reading("c"), project.root, inputs)
+    spec, reading = project.pipeline.corpora["c"], project.reading("c")
+    inputs = write_corpus.inputs_of(spec, reading, project.root)
+    write_corpus.write_corpus(spec, project.corpus_folder("c"), reading, project.root, inputs)
 
 
 def texts_of(project: Project) -> list[str]:
