@@ -146,16 +146,19 @@ def finished(
 
 
 @pytest.fixture(scope="session")
-def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scenario]]:
-    """What `tests.trials` makes, in memory where that can be."""
+def memory() -> Iterator[Path]:
+    """A folder that is in memory, where that can be."""
+    place = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def scenarios(memory: Path) -> dict[str, Scenario]:
+    """What `tests.trials` makes."""
     from tests.trials import scenarios
 
-    memory = Path("/dev/shm")
-    if os.access(memory, os.W_OK):
-        with tempfile.TemporaryDirectory(dir=memory) as folder:
-            yield scenarios(Path(folder) / "made")
-    else:
-        yield scenarios(tmp_path_factory.mktemp("trials") / "made")
+    return scenarios(memory / "made")
 
 
 @pytest.fixture

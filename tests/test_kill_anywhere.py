@@ -16,9 +16,11 @@ import pytest
 from tests.conftest import Figure
 from tests.disk import Fault
 from tests.trials import (
+    BLOCKS,
     NAMES,
     STAGES,
     Scenario,
+    answered,
     begin,
     differences,
     end,
@@ -32,22 +34,12 @@ FEW, FEWER = 12, 6
 PAIRS, FEW_PAIRS = 300, 6
 TIMES, FEW_TIMES = {signal.SIGKILL: 200, signal.SIGTERM: 50, signal.SIGINT: 50}, 1
 """Signals to each stage."""
-QUESTIONS, BLOCKS = 2, 8
-"""Of the cache."""
 CODES = {
     signal.SIGKILL: {-9, 0},
     # Before the program has begun there is no handler.
     signal.SIGTERM: {143, 0, -15},
     signal.SIGINT: {130, 0},
 }
-
-
-def answered(folder: Path) -> tuple[int, int]:
-    """Blocks that have all their receipts, and those for which something was written."""
-    receipts = len([*folder.glob(".kdpipe/store/??/*.json")])
-    shards = len([*folder.glob(".kdpipe/store/??/*.safetensors")])
-    writing = any(folder.glob(".kdpipe/store/??/.tmp-*"))
-    return receipts // QUESTIONS, -(-max(shards, receipts + writing) // QUESTIONS)
 
 
 def goes_on(scenario: Scenario, folder: Path, about: str) -> None:
