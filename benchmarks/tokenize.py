@@ -24,8 +24,9 @@ import torch
 from benchmarks.kit import Figure, Peer, Size, in_turns, report, times_as_fast
 from benchmarks.scene import kdpipe, made_texts, planned, run, texts_of
 from kdpipe.corpus import Corpus, open_corpus
+from kdpipe.fill_blocks import Reading
 from kdpipe.progress import set_quiet
-from kdpipe.write_corpus import Reading, write_corpus
+from kdpipe.write_corpus import write_corpus
 
 OURS, LIMIT, PEER = "kdpipe tokenize", "limit: encode_batch_fast", "datasets.map"
 _CHUNK = 4096

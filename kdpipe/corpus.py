@@ -26,6 +26,8 @@ from kdpipe.tokenizer import Encoded
 
 KIND = "kdpipe.corpus"
 REMEDY = "run 'kdpipe tokenize'"
+_NOTHING = hashlib.blake2b(digest_size=16)
+"""A copy of it takes half the time of a new one."""
 _SUMS = ("rows", "tokens", "masked")
 """What is counted in a corpus and in each of its blocks."""
 
@@ -258,7 +260,9 @@ def open_corpus(folder: Path, remedy: str = REMEDY) -> Corpus:
 
 def text_digest(whole: str) -> bytes:
     """blake2b-128 of a text, or of a pair as one: what tells rows apart, whatever reads them."""
-    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    state = _NOTHING.copy()
+    state.update(whole.encode("utf-8", "surrogatepass"))
+    return state.digest()
 
 
 def tokens_digest(

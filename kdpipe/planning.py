@@ -30,6 +30,7 @@ from kdpipe.device import Dtype, pick_dtype
 from kdpipe.dry_run import bytes_of
 from kdpipe.encoder import Encoder, keep_in
 from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.fill_blocks import Reading
 from kdpipe.forecast import CacheForecast, CorpusForecast, StudentForecast, measurements
 from kdpipe.importing import Importing, identity_of
 from kdpipe.known_rows import spare
@@ -40,7 +41,7 @@ from kdpipe.questions import Asking, Todo, missing
 from kdpipe.rehearsal import Rehearsal, Rehearsed, rehearse
 from kdpipe.run import Run
 from kdpipe.sample import Sample, sample
-from kdpipe.write_corpus import Reading, inputs_of
+from kdpipe.write_corpus import inputs_of
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from kdpipe.activations import Dims
     from kdpipe.cache import Cache
     from kdpipe.encoder import Encoder
+    from kdpipe.fill_blocks import Reading
     from kdpipe.known_tokenizers import KnownTokenizer
     from kdpipe.tokenizer import Tokenizer
-    from kdpipe.write_corpus import Reading
 
 T = TypeVar("T")
 
@@ -131,9 +131,9 @@ class Project:
 
     def reading(self, name: str) -> Reading:
         """How a corpus' text becomes tokens; raises UsageError for a limit beyond the positions."""
+        from kdpipe.fill_blocks import Reading
         from kdpipe.known_tokenizers import tokenizer_of
         from kdpipe.word_tokenizer import MOST_WORDS, known_words
-        from kdpipe.write_corpus import Reading
 
         spec = self.pipeline.corpora[name]
         if not isinstance(spec.tokenizer, str):

@@ -35,8 +35,12 @@ class Kinds:
 
     def add(self, rows: list[Row]) -> None:
         """Raises ArtifactError for rows that are not like those before, or too many labels."""
-        pairs = {row.text_pair is not None for row in rows} | {self.pairs} - {None}
-        words = {row.words is not None for row in rows} | {self.words} - {None}
+        seen = {
+            (row.text_pair is not None, row.words is not None, row.doc_stride, type(row.label))
+            for row in rows
+        }
+        pairs = {pair for pair, *_ in seen} | {self.pairs} - {None}
+        words = {word for _, word, *_ in seen} | {self.words} - {None}
         if len(pairs) > 1:
             raise ArtifactError("some rows are pairs and some are not: make two corpora of them")
         if len(words) > 1:
@@ -44,13 +48,13 @@ class Kinds:
                 "some rows are words and some plain text: set split_words: true for the text, or"
                 " make two corpora of them"
             )
-        self._strides |= {row.doc_stride for row in rows}
+        self._strides |= {stride for _, _, stride, _ in seen}
         if len(self._strides) > 1:
             raise ArtifactError(
                 "some rows are questions in windows and some are not, or doc_stride differs: make"
                 " two corpora of them"
             )
-        types = {type(row.label) for row in rows if row.label is not None}
+        types = {kind for *_, kind in seen} - {type(None)}
         found = {_LABELS[kind] for kind in types} | ({self.label} - {None})
         if len(found) > 1:
             kinds = sorted("lists" if pa.types.is_list(kind) else str(kind) for kind in found)
@@ -60,7 +64,7 @@ class Kinds:
         self.pairs, self.words = pairs.pop(), words.pop()
         if found:
             self.label = found.pop()
-        for row in rows:
+        for row in rows if types else ():
             self._name(row.label)
 
     @property

@@ -20,9 +20,9 @@ from kdpipe.blocks import Block
 from kdpipe.corpus import Corpus
 from kdpipe.corpus_rows import Chosen, Distinct
 from kdpipe.errors import ArtifactError
+from kdpipe.fill_blocks import Reading
 from kdpipe.pipeline import CorpusSpec
 from kdpipe.progress import Progress
-from kdpipe.write_corpus import Reading
 
 MOST = 4 * write_corpus.CHUNK
 """Rows that are tokenised."""

@@ -8,9 +8,10 @@ its name.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ class Encoded:
     spelling: npt.NDArray[np.uint8] | None = None
     """[N, 1 + C]: how the word is written that a token is of, as `kdpipe.nets.features` has it; 0
     for a token of no word; None where tokens are parts of words."""
+
+    def part(self, first: int, last: int) -> Encoded:
+        """The rows from `first` to before `last`."""
+        begin = int(self.lengths[:first].sum())
+        end = begin + int(self.lengths[first:last].sum())
+        rows, tokens = slice(first, last), slice(begin, end)
+        return Encoded(
+            self.ids[tokens],
+            self.lengths[rows],
+            None if self.second_at is None else self.second_at[rows],
+            None if self.word_of is None else self.word_of[tokens],
+            None if self.original is None else self.original[tokens],
+            None if self.spelling is None else self.spelling[tokens],
+        )
 
 
 @dataclass(frozen=True)
@@ -137,11 +152,23 @@ class Tokenizer:
         return len(row.ids) - int(trailing)
 
 
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """All rows, one part after the other; the parts are of one kind."""
+    columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Encoded)}
+    whole: dict[str, Any] = {
+        name: None if column[0] is None else np.concatenate(column)
+        for name, column in columns.items()
+    }
+    return Encoded(**whole)
+
+
 def flat(rows: Sequence[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Ids [N] of the backend's encodings one after the other, and their lengths [B]."""
-    lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
-    ids = [np.asarray(row.ids, np.int64) for row in rows]
-    return np.concatenate(ids or [np.empty(0, np.int64)]), lengths
+    # The backend makes a new list each time it is asked for the ids of a row.
+    ids = [row.ids for row in rows]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    every = itertools.chain.from_iterable(ids)
+    return np.fromiter(every, np.int64, int(lengths.sum())), lengths
 
 
 def second_at(rows: Sequence[Any]) -> npt.NDArray[np.int64]:

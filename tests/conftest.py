@@ -173,7 +173,7 @@ def spot(scenarios: dict[str, Scenario]) -> Iterator[Path]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of about a hundred tokens, so that a small corpus has several."""
-    from kdpipe import write_corpus
+    from kdpipe import fill_blocks
 
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)

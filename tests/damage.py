@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdpipe import artifact, cache, write_corpus
+from kdpipe import artifact, cache, fill_blocks
 from kdpipe.corpus import open_corpus
 from kdpipe.errors import ArtifactError, KdpipeError
 from kdpipe.made_from import open_student
@@ -52,8 +52,8 @@ def make(root: Path) -> None:
     """A corpus of several blocks, two caches and a student in `root`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(write_corpus, "SMALLEST", 20)
-        patch.setattr(write_corpus, "SPREAD", 250)
+        patch.setattr(fill_blocks, "SMALLEST", 20)
+        patch.setattr(fill_blocks, "SPREAD", 250)
         path = _declare(root)
         tokenize(path)
         cache_teacher(path, device="cpu")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from transformers.utils.logging import disable_progress_bar
 
-from kdpipe import cli, write_corpus
+from kdpipe import cli, fill_blocks
 from tests import pieces
 from tests.trials import FORKS, PRELOAD
 
@@ -40,8 +40,8 @@ def made_project(root: Path, *, tokens_per_block: int = 4096) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("KDPIPE_DEVICE", "cpu")
-        patch.setattr(write_corpus, "SMALLEST", tokens_per_block)
-        patch.setattr(write_corpus, "SPREAD", tokens_per_block)
+        patch.setattr(fill_blocks, "SMALLEST", tokens_per_block)
+        patch.setattr(fill_blocks, "SPREAD", tokens_per_block)
         pieces.begin(root, 400, PIPELINE)
         for stage in ("tokenize", "cache-teacher"):
             command([stage, str(FILE)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import write_corpus
+from kdpipe import fill_blocks
 from kdpipe.activations import Tokens
 from kdpipe.encoder import observe
 from kdpipe.loader import Batch
@@ -81,8 +81,8 @@ MODULES = {"bert": ["encoder.layer.2.intermediate", "encoder.layer.3.attention"]
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
 
 
 def both(project, family, storage):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import write_corpus
+from kdpipe import fill_blocks
 from kdpipe.activations import Activations
 from kdpipe.encoder import Encoder, observe
 from kdpipe.gold import Gold
@@ -110,8 +110,8 @@ def objectives(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
 
 
 def headed(path: Path, case: Case, family: str, seed: int, **shape: int) -> Encoder:

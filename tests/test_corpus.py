@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdpipe import corpus, write_corpus
+from kdpipe import corpus, fill_blocks
 from kdpipe.errors import ArtifactError, UsageError
 from tests.pieces import make_corpus, new_project, sentences, write_text
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
-    monkeypatch.setattr(write_corpus, "LARGEST", 1000)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "LARGEST", 1000)
 
 
 def test_rows_are_the_tokens_of_the_text_in_order(project):

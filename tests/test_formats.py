@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from kdpipe import artifact, checkpoint, corpus, job, records, train, write_corpus
+from kdpipe import artifact, checkpoint, corpus, fill_blocks, job, records, train
 from kdpipe.errors import ArtifactError
 from kdpipe.parts import EMBEDDING, Part
 from tests.every_kind import STORAGES, Made, make, tagged_words
@@ -34,8 +34,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_corpus, "SMALLEST", 20)
-        patch.setattr(write_corpus, "SPREAD", 250)
+        patch.setattr(fill_blocks, "SMALLEST", 20)
+        patch.setattr(fill_blocks, "SPREAD", 250)
         patch.chdir(root := tmp_path_factory.mktemp("made"))
         yield make(root)
 

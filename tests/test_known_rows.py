@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdpipe import known_rows, teacher, write_corpus
+from kdpipe import fill_blocks, known_rows, teacher
 from kdpipe.activations import Tokens
 from kdpipe.cache import Cache
 from kdpipe.corpus import Corpus, text_digest
@@ -44,8 +44,8 @@ SPEC: dict[str, Any] = {"corpus": "text", "teacher": "tiny", "dtype": "fp32", "t
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 1000)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 1000)
 
 
 def scattered(lines: list[str]) -> list[str]:

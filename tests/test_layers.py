@@ -21,7 +21,7 @@ LAYERS = """
     tokenizer
     masking
     activations anatomy batches losses masked_logits metrics parameters report
-    objectives plots sources targets
+    objectives plots seen sources targets
     blocks gather int8 modules storage store tensor_files windows
     corpus known_tokenizers
     augment heads module_taps read_rows row_kinds spans taps token_vectors
@@ -32,8 +32,8 @@ LAYERS = """
     bodies
     pipeline speed
     corpus_rows questions
-    dvc evaluate importing known_rows passes student terms word_tokenizer write_corpus
-    optimizer project run teacher
+    dvc evaluate fill_blocks importing known_rows passes student terms word_tokenizer
+    optimizer project run teacher write_corpus
     dry_run import_targets made_from sample store_keeping
     validate
     train
@@ -57,7 +57,7 @@ LIGHT |= {"progress"}
 LIGHT |= {"sources", "students", "targets", "tasks", "train_spec"}
 # What finds that everything is up to date may not wait for them either.
 LIGHT |= {"artifact", "importing", "known_tokenizers", "made_from", "project", "word_tokenizer"}
-LIGHT |= {"write_corpus"}
+LIGHT |= {"fill_blocks", "write_corpus"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 SHUTIL_READS = {"shutil.disk_usage", "shutil.get_terminal_size", "shutil.which"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import write_corpus
+from kdpipe import fill_blocks
 from kdpipe.activations import Tokens
 from kdpipe.errors import ArtifactError
 from kdpipe.masking import UNMASKED, Masking
@@ -115,8 +115,8 @@ def test_tokens_know_which_of_them_are_masked() -> None:
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
 
 
 @pytest.mark.usefixtures("_small_blocks")

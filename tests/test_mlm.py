@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kdpipe import checkpoint, dry_run, train, validate, write_corpus
+from kdpipe import checkpoint, dry_run, fill_blocks, train, validate
 from kdpipe.activations import Tokens
 from kdpipe.batches import by_length
 from kdpipe.encoder import observe
@@ -50,8 +50,8 @@ FAMILIES = ["roberta", "distilbert", "electra", "mpnet", "modernbert"]
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
 
 
 def both(root: Path, storage: str, family: str = "bert") -> tuple[Batch, Batch, Any]:

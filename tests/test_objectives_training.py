@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdpipe import checkpoint, job, optimizer, train, validate, write_corpus
+from kdpipe import checkpoint, fill_blocks, job, optimizer, train, validate
 from kdpipe.activations import Dims
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.parts import LOGITS
@@ -22,8 +22,8 @@ from tests.tiny import tiny_headed_folder
 
 @pytest.fixture
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
 
 
 def new_job(objectives: list[dict[str, Any]], **more: Any) -> job.Job:

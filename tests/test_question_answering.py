@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from kdpipe import cli, write_corpus
+from kdpipe import cli, fill_blocks
 from kdpipe.activations import Activations, Tokens
 from kdpipe.encoder import Encoder, observe
 from kdpipe.errors import UsageError
@@ -226,8 +226,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("KDPIPE_DEVICE", "cpu")
-        patch.setattr(write_corpus, "SMALLEST", 500)
-        patch.setattr(write_corpus, "SPREAD", 1000)
+        patch.setattr(fill_blocks, "SMALLEST", 500)
+        patch.setattr(fill_blocks, "SPREAD", 1000)
         for words in (
             ["tokenize", "p.yaml"],
             ["train", "p.yaml", "reader"],

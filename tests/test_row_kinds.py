@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdpipe import row_kinds, write_corpus
+from kdpipe import fill_blocks, row_kinds, write_corpus
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.project import Project
 from tests.pieces import make_corpus, new_project, sentences, write_text
@@ -18,9 +18,9 @@ from tests.pieces import make_corpus, new_project, sentences, write_text
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
-    monkeypatch.setattr(write_corpus, "LARGEST", 1000)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "LARGEST", 1000)
 
 
 def conll(count: int) -> list[tuple[list[str], list[str]]]:

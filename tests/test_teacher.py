@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import passes, teacher, write_corpus
+from kdpipe import fill_blocks, passes, teacher
 from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError, NonFiniteError, UsageError
 from kdpipe.parts import EMBEDDING, Part
@@ -25,8 +25,8 @@ NEEDS = frozenset({EMBEDDING, Part("hidden", 0), Part("hidden", 2)})
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 20)
-    monkeypatch.setattr(write_corpus, "SPREAD", 100)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 20)
+    monkeypatch.setattr(fill_blocks, "SPREAD", 100)
 
 
 def digests(folder):
@@ -110,8 +110,8 @@ def test_killed_at_any_block_the_rerun_gives_the_same_bytes_and_repeats_at_most_
     total = len(corpus.facts.blocks)
     script = textwrap.dedent("""
         import os, signal, sys
-        from kdpipe import io, write_corpus
-        write_corpus.SMALLEST, write_corpus.SPREAD = 20, 100
+        from kdpipe import fill_blocks, io
+        fill_blocks.SMALLEST, fill_blocks.SPREAD = 20, 100
         from tests.pieces import make_cache, new_project
         from kdpipe.project import Project
         import pathlib, tests.pieces as pieces
@@ -220,7 +220,7 @@ def test_other_number_types_state_their_difference_to_fp32(project, dtype):
     ],
 )  # fmt: skip
 def test_what_overflows_in_fp16_is_refused(project, monkeypatch, module, message):
-    monkeypatch.setattr(write_corpus, "SMALLEST", 1 << 16)
+    monkeypatch.setattr(fill_blocks, "SMALLEST", 1 << 16)
     tiny_headed_folder(project / "teacher", "sequence")
     target = {"kind": "logits", "storage": "fp32"}
     spec = {"corpus": "text", "teacher": "tiny", "dtype": "fp16", "targets": [target]}

@@ -158,12 +158,12 @@ def _run(
 
 def go(words: list[str], folder: Path) -> int:
     """The program in this process, with what makes a tiny project of many parts; its exit code."""
-    from kdpipe import cli, speed, write_corpus
+    from kdpipe import cli, fill_blocks, speed
     from kdpipe.augment import write
 
     os.chdir(folder)
     os.environ["KDPIPE_DEVICE"] = "cpu"
-    write_corpus.SMALLEST, write_corpus.SPREAD, write.PART = 20, 100, 8
+    fill_blocks.SMALLEST, fill_blocks.SPREAD, write.PART = 20, 100, 8
     speed.ROUNDS = speed.FEWEST_ROUNDS = 1
     speed.MOST_ROWS = speed.FEWEST_ROWS = speed.MOST_PROBED = 4
     speed.MOST_SINGLES = speed.FEWEST_SINGLES = 2

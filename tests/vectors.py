@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdpipe import write_corpus
+from kdpipe import fill_blocks
 from kdpipe.cache import Cache
 from kdpipe.project import open_project
 from tests.ends import Capture, command, fails
@@ -46,8 +46,8 @@ CORPUS = "artifacts/corpora/text"
 
 def begun(root: Path, patch: pytest.MonkeyPatch) -> Path:
     """A project in `root` with text, a model whose tokenizer reads it, and small blocks."""
-    patch.setattr(write_corpus, "SMALLEST", 20)
-    patch.setattr(write_corpus, "SPREAD", 100)
+    patch.setattr(fill_blocks, "SMALLEST", 20)
+    patch.setattr(fill_blocks, "SPREAD", 100)
     patch.setenv("KDPIPE_DEVICE", "cpu")
     write_text(root / "text.txt", TEXTS)
     tiny_teacher_folder(root / "teacher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
@@ -61,12 +62,12 @@ class Columns(Frozen):
             raise ValueError("key 'label_separator' needs 'label_column', whose text it cuts")
         return self
 
-    @property
+    @functools.cached_property
     def text_columns(self) -> tuple[str, ...]:
         """The text columns, also where there is one."""
         return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
 
-    @property
+    @functools.cached_property
     def needed(self) -> list[str]:
         """All columns to read, each once: text, pair, label, group."""
         names = [
@@ -87,8 +88,9 @@ class Columns(Frozen):
                 raise ColumnError(where, column, record)
         label = None if self.label_column is None else self._label(record, where)
         rows = [self._row(record, column, label, where) for column in self.text_columns]
-        group = None if self.group_column is None else self._group(record, where)
-        rows = [None if row is None else row._replace(group=group) for row in rows]
+        if self.group_column is not None:
+            group = self._group(record, where)
+            rows = [None if row is None else row._replace(group=group) for row in rows]
         if self.text_pair_column is None:
             yield from (row for row in rows if row is not None)
         elif rows[0] is not None:
@@ -156,7 +158,8 @@ def text_of(value: Any, column: str, where: str) -> str | None:
         raise ArtifactError(
             f"{where}: column {column!r} is {type(value).__name__}, not text: choose another"
         )
-    size = _size(value, column, where)
+    # The size of plain ASCII is known without encoding it.
+    size = len(value) if value.isascii() else _size(value, column, where)
     if size > MAX_TEXT:
         raise ArtifactError(
             f"{where}: {size} bytes in column {column!r}, a text has at most {MAX_TEXT}: cut it up"

@@ -64,21 +64,37 @@ def first_line(error: Exception) -> str:
 
 def numbered(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines with their ends (LF or CR LF), without a byte order mark."""
+    number, rest = 0, b""
     with opened(path) as file:
-        number = 0
-        while raw := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(raw) > MAX_LINE:
-                limit = f"a line has at most {MAX_LINE} bytes"
-                raise ArtifactError(f"{path}:{number}: {limit}: cut it up")
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            try:
-                yield number, raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ArtifactError(
-                    f"{path}:{number}: byte 0x{raw[error.start]:02x} is not UTF-8: convert the file"
-                ) from None
+        while part := file.read(_BUFFER):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                number += 1
+                yield number, _text(line, path, number) + "\n"
+            if len(rest) > MAX_LINE:
+                _text(rest, path, number + 1)
+    if rest:
+        yield number + 1, _text(rest, path, number + 1)
+
+
+def bare_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends."""
+    for number, line in numbered(path):
+        yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def _text(line: bytes, path: Path, number: int) -> str:
+    if len(line) > MAX_LINE:
+        limit = f"a line has at most {MAX_LINE} bytes"
+        raise ArtifactError(f"{path}:{number}: {limit}: cut it up")
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8: convert the file"
+        ) from None
 
 
 def opened(path: Path) -> io.BufferedReader:
@@ -91,8 +107,8 @@ def opened(path: Path) -> io.BufferedReader:
 
 def read_txt(path: Path, columns: Columns) -> Iterator[Record]:
     """Each line is a text, whatever columns are asked for."""
-    for number, line in numbered(path):
-        yield f"{path}:{number}", {"text": line.removesuffix("\n").removesuffix("\r")}
+    for number, line in bare_lines(path):
+        yield f"{path}:{number}", {"text": line}
 
 
 def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
@@ -112,10 +128,7 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
 
 
 def _read_tsv(path: Path, columns: Columns) -> Iterator[Record]:
-    lines = (
-        (number, line.removesuffix("\n").removesuffix("\r")) for number, line in numbered(path)
-    )
-    fields = ((number, line.split("\t") if line else []) for number, line in lines)
+    fields = ((number, line.split("\t") if line else []) for number, line in bare_lines(path))
     return _delimited(path, columns, fields)
 
 
