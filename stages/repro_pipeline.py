@@ -42,6 +42,7 @@ def repro(
 
     Example: kdpipe repro pipelines/demo.yaml
     """
+    from kdpipe.dvc_left import removed
     from kdpipe.pipeline import load_pipeline
     from kdpipe.progress import is_quiet
 
@@ -53,7 +54,10 @@ def repro(
     dvc, environment = _dvc()
     chosen = _write_dvc_yaml(loaded, path, root, words)
     _ensure_project(root, dvc, environment)
-    code = _run([*dvc, "repro", *(["-q"] if is_quiet() else []), *chosen], environment)
+    command = [*dvc, "repro", *(["-q"] if is_quiet() else []), *chosen]
+    code = _run(command, environment)
+    if code and removed(root):
+        code = _run(command, environment)
     if code:
         raise typer.Exit(code)
     made = [name for name in loaded.students if (root / f"reports/{name}/table.tsv").is_file()]
@@ -122,12 +126,20 @@ def _write_dvc_yaml(loaded: Pipeline, path: Path, root: Path, targets: list[str]
 
 def _ensure_project(root: Path, dvc: list[str], environment: dict[str, str]) -> None:
     """Make `root` a DVC project unless it is in one."""
+    from kdpipe.dvc_left import dvc_folder
+
     above = (root.resolve(), *root.resolve().parents)
-    if any((folder / ".dvc").is_dir() for folder in above):
-        return
+    project = dvc_folder(root)
     git = next((folder for folder in above if (folder / ".git").exists()), None)
-    how = ["--no-scm"] if git is None else [] if git == above[0] else ["--subdir"]
-    for words in (["init", "-q", *how], ["config", "-q", "core.analytics", "false"]):
+    if project is None:
+        how = ["--no-scm"] if git is None else [] if git == above[0] else ["--subdir"]
+        first = ["init", "-q", *how]
+    elif git is None and not (project / "config").is_file():
+        # Where 'dvc init' died: DVC would ask for a git repository.
+        first = ["config", "-q", "core.no_scm", "true"]
+    else:
+        return
+    for words in (first, ["config", "-q", "core.analytics", "false"]):
         code = _run([*dvc, *words], environment)
         if code:
             raise typer.Exit(code)

@@ -6,6 +6,7 @@ fixture `figure` stands at the end of the run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from kdpipe.project import Project
     from tests.trials import Scenario
+    from tests.under_dvc import Dvc
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -159,6 +161,31 @@ def scenarios(memory: Path) -> dict[str, Scenario]:
     from tests.trials import scenarios
 
     return scenarios(memory / "made")
+
+
+@pytest.fixture(scope="session")
+def dvc(memory: Path) -> Iterator[Dvc]:
+    """DVC, with a folder of its own."""
+    from tests.under_dvc import Dvc
+
+    (memory / "dvc").mkdir()
+    with contextlib.closing(Dvc(memory / "dvc")) as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def under_dvc(dvc: Dvc) -> dict[str, Scenario]:
+    """Each stage that DVC runs, as it ends where nothing goes wrong."""
+    from tests.under_dvc import scenarios
+
+    return {scenario.name: scenario for scenario in scenarios(dvc)}
+
+
+@pytest.fixture
+def trial(dvc: Dvc) -> Iterator[Path]:
+    """Where a project may be for a trial under DVC."""
+    yield dvc.place / "trial"
+    shutil.rmtree(dvc.place / "trial", ignore_errors=True)
 
 
 @pytest.fixture

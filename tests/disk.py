@@ -1,9 +1,9 @@
 """A disk that dies, fails, or remembers: it stands in for the module `os` inside `kdpipe.io`.
 
 Every call that changes the disk is counted and has a name, such as `write artifacts/x/.tmp-`. At
-one of them the process can be killed, before or after it, or the call can fail. All of them are
-kept in a log, from which the folder can be rebuilt as a power cut may have left it: what was not
-synced is there, not there, half there or zeros.
+one of them the process can be killed, before or after it, or stopped, or the call can fail. All of
+them are kept in a log, from which the folder can be rebuilt as a power cut may have left it: what
+was not synced is there, not there, half there or zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Fault:
 
     at: int
     what: str
-    """`before` or `after`: killed there; `short`: half of it is written; else a name of errno."""
+    """`before` or `after`: killed there; `stop`: waits there for SIGCONT; `short`: half of it is
+    written; else a name of errno."""
     lasting: bool = False
     """Whether all later calls fail too."""
 
@@ -142,8 +143,10 @@ class Disk:
             if fault.what == "after":
                 act()
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault.what == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         spared = fault.what in {"ENOSPC", "EDQUOT"} and name in FREES
-        if fault.what == "short" or spared:
+        if fault.what in {"short", "stop"} or spared:
             return act()
         if name == "close":
             act()  # Linux has closed it all the same

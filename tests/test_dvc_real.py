@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_a_crash_in_the_middle_of_cache_teacher_continues_where_it_was(folder: P
         assert crashing.poll() is None, crashing.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    # DVC dies, and its stage does not: another one is told so.
+    os.killpg(crashing.pid, signal.SIGSTOP)
+    crashing.kill()
+    crashing.wait()
+    second = start("dvc", "repro", "cache-teacher-said")
+    told = second.communicate(timeout=200)[0]
+    assert second.returncode == 255, told
+    assert re.search(r"cache said is being written by process \d+ on .+: wait for it to end", told)
+    # The machine dies.
     os.killpg(crashing.pid, signal.SIGKILL)
     crashing.communicate()
     kept = len(list(store.glob("??/*.json")))

@@ -161,24 +161,19 @@ def new_project(project: Path) -> None:
     """A project of all kinds of stages, as `kdpipe repro` leaves it to DVC; nothing is made yet."""
     project.mkdir()
     pieces.begin(project, trials.ROWS, trials.PIPELINE)
-    write_dvc_yaml(project)
+    file = project / pieces.FILE
+    dvc.ignore(project)
+    (project / dvc.FILE).write_text(dvc.dvc_yaml(load_pipeline(file), file, project))
     (project / ".dvc").mkdir()
     (project / ".dvc/config").write_text("[core]\n    no_scm = true\n")
 
 
-def write_dvc_yaml(project: Path) -> None:
-    """As `kdpipe repro` does."""
-    file = project / pieces.FILE
-    dvc.ignore(project)
-    (project / dvc.FILE).write_text(dvc.dvc_yaml(load_pipeline(file), file, project))
-
-
-def scenarios(place: Path, program: Dvc) -> Iterator[Scenario]:
+def scenarios(program: Dvc) -> Iterator[Scenario]:
     """Each stage, as it ends where nothing goes wrong."""
-    before = place / "0"
+    before = program.place / "0"
     new_project(before)
     for name, target in TARGETS.items():
-        after = trials.copy(before, place / name)
+        after = trials.copy(before, program.place / name)
         done = program.repro(after, target)
         assert (done.code, done.ran) == (0, [target]), done.told
         (stage,) = done.stages
