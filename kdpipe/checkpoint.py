@@ -1,8 +1,8 @@
 """Where a run stands, on disk: enough to go on as if it had never stopped, and no pickle.
 
-`<runs>/<fingerprint>/step-<n>/` holds `weights`, `best` and `optimizer` as safetensors and
-`state.json`, written last, with their digests. A folder without a valid state does not count; the
-one before it does.
+`<runs>/<fingerprint>/step-<n>/` holds `weights`, `best` and, until the run has ended, `optimizer`
+as safetensors, and `state.json`, written last, with their digests. A folder without a valid state
+does not count; the one before it does.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class State(Frozen):
 
     @model_validator(mode="after")
     def _has_weights(self) -> State:
-        if not {"weights", "optimizer"} <= self.digests.keys():
-            raise ValueError("key 'digests' needs weights and optimizer")
+        if "weights" not in self.digests:
+            raise ValueError("key 'digests' needs weights")
         return self
 
 
@@ -54,12 +54,17 @@ def steps_between(spec: TrainSpec, total: int) -> int:
     return math.ceil(share) if spec.save_steps < 1 else int(spec.save_steps)
 
 
-def save(folder: Path, run: Training, log: dict[str, Any]) -> None:
-    """Write a checkpoint of `run` and its log, then drop all but the newest ones."""
+def save(folder: Path, run: Training, log: dict[str, Any], *, ended: bool = False) -> None:
+    """Write a checkpoint of `run` and its log, then drop all but the newest ones.
+
+    Of a run that has ended there is only what its result is made of.
+    """
     target = folder / f"step-{run.progress.step:08d}"
     io.make_folder(target)
-    parts = {"weights": run.modules.state_dict(), "optimizer": memory_of(run.optimizer)}
-    if run.best:
+    parts = {"weights": run.modules.state_dict()}
+    if not ended:
+        parts["optimizer"] = memory_of(run.optimizer)
+    if run.best and not (ended and run.progress.best_step == run.progress.step):
         parts["best"] = run.best
     digests = {}
     for name, tensors in parts.items():
@@ -86,9 +91,12 @@ def resume(folder: Path, run: Training) -> dict[str, Any]:
             say(f"{error}: the checkpoint before it is used, or the run begins again")
             continue
         run.modules.load_state_dict(loaded["weights"])
-        remember(run.optimizer, loaded["optimizer"])
+        remember(run.optimizer, loaded.get("optimizer", {}))
         run.scaler.load_state_dict(state.scaler)
-        run.best.update(loaded.get("best", {}))
+        # A run that ended at its best step has these weights once.
+        ended_best = "optimizer" not in loaded and run.spec.load_best_model_at_end
+        ended_best &= bool(state.progress.best)
+        run.best.update(loaded.get("best", loaded["weights"] if ended_best else {}))
         vars(run.progress).update(vars(state.progress))
         return state.log
     return {}

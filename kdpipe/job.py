@@ -15,6 +15,7 @@ from kdpipe.encoder import Encoder
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.idle import Idle
 from kdpipe.join import join
+from kdpipe.known_tokenizers import KnownTokenizer
 from kdpipe.multitask import Together
 from kdpipe.parts import Needs
 from kdpipe.pipeline import StudentSpec
@@ -118,31 +119,31 @@ def prepare(
 def untrained(project: Project, name: str, corpus: Corpus) -> tuple[Encoder, Tokenizer]:
     """The student before its first step, and its tokenizer."""
     spec, teacher = project.pipeline.student(name), project.teacher_of(name)
-    tokenizer = project.reading(spec.corpus_of(project.pipeline.caches)).tokenizer
-    if tokenizer.fingerprint != corpus.facts.tokenizer:
+    known = project.reading(spec.corpus_of(project.pipeline.caches)).known
+    if known.fingerprint != corpus.facts.tokenizer:
         raise ArtifactError(
             f"{corpus.folder} was read by another tokenizer than its sources or its model give now:"
             f" run 'kdpipe tokenize {project.file}'"
         )
-    loaded = None if teacher is None else teacher.load()
+    loaded, tokenizer = None if teacher is None else teacher.load(), known.loaded
     giver, body = project.giver_of(name, teacher), None
     if giver is not None and giver != teacher:
-        body = student.build_body(spec, giver.load(), tokenizer, alike=_alike(giver, tokenizer))
+        body = student.build_body(spec, giver.load(), tokenizer, alike=_alike(giver, known))
     built = student.build_student(
         spec,
         loaded,
         tokenizer,
         corpus.facts.labels,
-        alike=_alike(teacher, tokenizer),
+        alike=_alike(teacher, known),
         imported=project.imported_by(name),
         body=body,
     )
     return built, tokenizer
 
 
-def _alike(teacher: Teacher | None, tokenizer: Tokenizer) -> bool:
+def _alike(teacher: Teacher | None, tokenizer: KnownTokenizer) -> bool:
     """Whether a student reads its teacher's tokens."""
-    return teacher is None or teacher.tokenizer.fingerprint == tokenizer.fingerprint
+    return teacher is None or teacher.fingerprint == tokenizer.fingerprint
 
 
 def prepare_together(
@@ -214,7 +215,7 @@ def _train(
             say(f"{training.progress.skipped} of {taken} left out: their gradients overflowed fp16")
         # The result is still to be written: a full disk there must not cost the training.
         if here().leads:
-            checkpoint.save(runs, training, vars(log))
+            checkpoint.save(runs, training, vars(log), ended=True)
     for folder, job in kept.items():
         job.snapshots[:] = snapshots.taken(folder)
     return None

@@ -28,7 +28,7 @@ from kdpipe.questions import Asking, Todo, cache_identity
 from kdpipe.store import Store
 from kdpipe.targets import Question
 
-_SAMPLE = 64
+_SAMPLE = 32
 """Rows of the first block that show how the dtype differs from fp32."""
 
 

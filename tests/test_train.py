@@ -80,6 +80,30 @@ def test_stopped_and_resumed_is_never_stopped(project, stop_after, settings):
     assert resumed.log == straight.log
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, {"weights", "state"}),
+        (
+            {"learning_rate": 0.5, "max_steps": 60, "early_stopping_patience": 2, "eval_steps": 3},
+            {"weights", "state", "best"},
+        ),
+    ],
+)
+def test_what_is_kept_of_a_run_that_ended_is_all_that_its_result_needs(project, settings, kept):
+    ended = new_job(project, student(**settings))
+    job.carry_out(ended, project / "runs")
+    progress = ended.run.progress
+    assert ("best" in kept) == (progress.best_step < progress.step)
+    last = project / "runs" / f"step-{progress.step:08d}"
+    assert {path.stem for path in last.iterdir()} == kept
+    again = new_job(project, student(**settings))
+    job.carry_out(again, project / "runs")
+    assert same(state(again), state(ended))
+    assert same(again.run.best, ended.run.best)
+    assert again.log == ended.log
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(project):
     work = new_job(project, student())
     for step in train.fit(work.run):
