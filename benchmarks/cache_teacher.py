@@ -43,8 +43,9 @@ ENCODE = "SentenceTransformer.encode, its defaults (fp32)"
 ENCODE_BF16 = "SentenceTransformer.encode under bf16 autocast"
 MAPPED = "encode mapped over 1,000 rows at a time, as lists to Arrow"
 PADDED = "padded loop of Langformers, fp32, on one row of 16"
-OURS = {"fp32": "kdpipe cache-teacher, dtype fp32", "auto": "kdpipe cache-teacher, dtype auto"}
-LIMIT = {"fp32": "limit: the forward passes, fp32", "auto": "limit: the forward passes, auto"}
+DTYPES = ("fp32", "auto", "int8")
+OURS = {name: f"kdpipe cache-teacher, dtype {name}" for name in DTYPES}
+LIMIT = {name: f"limit: the forward passes, {name}" for name in DTYPES}
 TOKENIZE = "kdpipe tokenize"
 _FEW = 200
 """Rows of the first time."""
@@ -83,6 +84,8 @@ def main() -> None:
         Figure("auto, beside the padded loop", scale * faster(auto, PADDED), least.get("padded")),
         Figure("fp32, beside the padded loop", scale * faster(single, PADDED)),
         Figure("auto, beside mapped encode", faster(auto, MAPPED)),
+        Figure("int8, of its limit", faster(OURS["int8"], LIMIT["int8"]), 0.95),
+        Figure("int8, beside encode at its defaults", faster(OURS["int8"], ENCODE), 6.0),
     ]
     sizes = {"rows": facts.rows, "tokens": facts.tokens, "threads": torch.get_num_threads()}
     sizes |= {"padded rows": len(bench.some)}
@@ -119,8 +122,10 @@ class Bench:
             PADDED: self.padded,
             OURS["fp32"]: lambda: self.cache("fp32", loaded),
             OURS["auto"]: lambda: self.cache("auto", loaded),
+            OURS["int8"]: lambda: self.cache("int8", loaded),
             LIMIT["fp32"]: lambda: self.forward("fp32", ready),
             LIMIT["auto"]: lambda: self.forward("auto", ready),
+            LIMIT["int8"]: lambda: self.forward("int8", ready),
             TOKENIZE: lambda: tokenize(self.project),
         }
 
@@ -183,13 +188,13 @@ class Bench:
 
 def prepare(folder: Path, files: list[str], rows: int) -> Bench:
     """Everything that is not timed."""
-    caches = {dtype: {**EMBEDDINGS, "dtype": dtype} for dtype in ("auto", "fp32")}
+    caches = {dtype: {**EMBEDDINGS, "dtype": dtype} for dtype in DTYPES}
     project = scene(folder, rows, files=files, caches=caches)
     teacher, device = project.teacher("t"), pick_device("cpu")
     dtypes = {name: pick_dtype(name, device) for name in caches}
     encoders = {name: teacher.load() for name in caches}
-    if dtypes["auto"] != "fp32":
-        keep_in(encoders["auto"], dtypes["auto"])
+    for name, encoder in encoders.items():
+        keep_in(encoder, dtypes[name])
     return Bench(
         project,
         teacher.identity,

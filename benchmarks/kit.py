@@ -132,7 +132,8 @@ def machine() -> dict[str, Any]:
     """The processor and what there is of it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": _processor(),
+        "processor": _cpu("model name") or platform.machine(),
+        "family and model": [_cpu("cpu family"), _cpu("model")],
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.system(),
@@ -140,9 +141,11 @@ def machine() -> dict[str, Any]:
 
 
 def slug() -> str:
-    """The folder of a machine's results: `amd-epyc-2-cores`."""
-    words = re.findall("[a-z0-9]+", f"{_processor()} {os.cpu_count()} cores".lower())
-    return "-".join(words)
+    """The folder of a machine's results: `amd-epyc-25-17-2-cores`, with its family and model."""
+    told = machine()
+    family = " ".join(filter(None, told["family and model"]))
+    words = f"{told['processor']} {family} {told['cores']} cores"
+    return "-".join(re.findall("[a-z0-9]+", words.lower()))
 
 
 class Peer:
@@ -193,12 +196,14 @@ class Peer:
         raise SystemExit(f"a peer ended before it said {word!r}: its reason is above")
 
 
-def _processor() -> str:
+def _cpu(key: str) -> str:
+    """What Linux tells of the processor; nothing elsewhere."""
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+        told = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.machine()
+        return ""
+    found = re.search(rf"^{key}\s*:\s*(.+)", told, re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def _installed() -> dict[str, str]:

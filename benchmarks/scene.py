@@ -33,7 +33,7 @@ TEACHER = {
 }
 EMBEDDINGS = {"corpus": "c", "teacher": "t", "targets": [{"kind": "embedding"}]}
 """The section of a cache."""
-STUDENT = {
+STUDENT: dict[str, Any] = {
     "caches": ["said"],
     "model": {"kind": "teacher_layers", "layers": [1, 3, 6]},
     "objectives": [
