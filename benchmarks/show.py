@@ -1,4 +1,4 @@
-"""The figures of this machine's results, as a table in Markdown and as a picture.
+"""The figures of all results, as a table in Markdown, and of this machine's as a picture.
 
     python -m benchmarks.show docs/pictures/performance.svg
 
@@ -26,22 +26,42 @@ MOST = 5.0
 
 def main() -> None:
     """Print the table of what has an aim, and draw it."""
-    found = sorted((ROOT / "results" / slug()).glob("*.json"))
-    figures = [
-        (path.stem, one) for path in found for one in json.loads(path.read_text("utf-8"))["figures"]
-    ]
-    print("| benchmark | what | measured | aim | |\n|---|---|---:|---:|---|")
-    for name, one in (pair for pair in figures if pair[1]["reached"] is not None):
-        print(f"| `{name}` | {one['what']} | {shown(one['value'], one['unit'])} | {aim(one)} |")
-    draw([pair for pair in figures if pair[1]["reached"] is not None], Path(sys.argv[1]))
+    machines = sorted(path for path in (ROOT / "results").iterdir() if path.is_dir())
+    found = {path.name: figures(path) for path in machines}
+    names = [name for name in found if name != slug()]
+    here = found.get(slug(), {})
+    print(f"| benchmark | what | aim | {' | '.join([slug(), *names])} |")
+    print(f"|---|---|---:|{'---:|' * (1 + len(names))}")
+    for key in dict.fromkeys(key for some in (here, *found.values()) for key in some):
+        told = [found.get(name, {}).get(key) for name in (slug(), *names)]
+        one = next(filter(None, told))
+        print(f"| `{key[0]}` | {key[1]} | {aim(one)} | {' | '.join(map(cell, told))} |")
+    draw([(name, one) for (name, _), one in here.items()], Path(sys.argv[1]))
+
+
+def figures(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Those with an aim, by benchmark and what they are about."""
+    return {
+        (path.stem, one["what"]): one
+        for path in sorted(folder.glob("*.json"))
+        for one in json.loads(path.read_text("utf-8"))["figures"]
+        if one["reached"] is not None
+    }
+
+
+def cell(one: dict[str, Any] | None) -> str:
+    """A figure as it was measured, in bold where its aim is not reached."""
+    if one is None:
+        return ""
+    told = shown(one["value"], one["unit"])
+    return told if one["reached"] else f"**{told}**"
 
 
 def aim(one: dict[str, Any]) -> str:
-    """Of a figure, and whether it is reached."""
+    """Of a figure."""
     least = one["least"] is not None
     number = shown(one["least"] if least else one["most"], "")
-    reached = "yes" if one["reached"] else "**no**"
-    return f"{'at least' if least else 'at most'} {number} | {reached}"
+    return f"{'at least' if least else 'at most'} {number}"
 
 
 def shown(value: float, unit: str) -> str:

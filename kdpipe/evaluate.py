@@ -11,12 +11,10 @@ from typing import Any
 from kdpipe import io
 from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.plots import report_picture
-from kdpipe.report import PICTURE, ROLES, TABLE, Report, markdown_table, rounded
+from kdpipe.report import METRICS, PICTURE, ROLES, SPEED, TABLE, Report, markdown_table, rounded
 from kdpipe.speed import measure
 from kdpipe.tasks import Agreement, Fidelity, Task
 from kdpipe.tasks.subject import HeldOut, Subject
-
-METRICS, SPEED = "metrics.json", "speed.json"
 
 
 def evaluate(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ROLES = ("teacher", "untrained", "student")
 TABLE, PICTURE = "table.tsv", "report.svg"
 """Files of a report that people are shown."""
+METRICS, SPEED = "metrics.json", "speed.json"
+"""Those that programs read."""
+FILES = (METRICS, SPEED, TABLE, PICTURE)
 DIGITS = 6
 """Of every metric that is kept."""
 LOWER = {"perplexity"}

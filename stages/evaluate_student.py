@@ -20,7 +20,8 @@ def evaluate(
 ) -> None:
     """Measure quality and speed of a student: tables and a picture in reports/NAME.
 
-    Without names: all students that have something to be measured by.
+    Without names: all students that have something to be measured by. What was measured of the
+    same student in the same way is not measured again: remove reports/NAME where it should be.
 
     Example: kdpipe evaluate pipelines/demo.yaml small
     """
@@ -42,16 +43,25 @@ def evaluate(
 
 
 def _evaluate(project: Project, name: str, device: str) -> None:
-    from kdpipe import card, io, made_from
+    from kdpipe import io, made_from, measured
+    from kdpipe.progress import say
+
+    tasks, folder = project.pipeline.tasks_of(name), project.student_folder(name)
+    made = made_from.open_student(project, name)
+    of_this = measured.made_from(project, name, device)
+    if measured.is_current(project, name, of_this):
+        say(f"{project.report_folder(name)}: up to date")
+        return
+
+    from kdpipe import card
     from kdpipe import evaluate as evaluation
     from kdpipe.hub import read_json
     from kdpipe.subjects import held_out, subjects
 
-    tasks, folder = project.pipeline.tasks_of(name), project.student_folder(name)
-    made = made_from.open_student(project, name)
     three, cache = subjects(project, name, made.corpus, made.caches, device)
     rows = held_out(made.corpus, cache)
     report = evaluation.evaluate(three, tasks, rows, project.root)
     evaluation.write_report(report, project.report_folder(name))
     io.sweep(folder)
     card.write_card(folder, read_json(folder / "kdpipe.json"), table=evaluation.markdown(report))
+    measured.note(project, name, of_this)

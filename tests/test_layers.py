@@ -34,7 +34,7 @@ LAYERS = """
     corpus_rows questions
     dvc evaluate fill_blocks importing known_rows passes student terms word_tokenizer
     optimizer project run teacher write_corpus
-    dry_run import_targets made_from sample store_keeping
+    dry_run import_targets made_from measured sample store_keeping
     validate
     train
     checkpoint idle multitask rehearsal snapshots
@@ -57,6 +57,7 @@ LIGHT |= {"progress"}
 LIGHT |= {"sources", "students", "targets", "tasks", "train_spec"}
 # What finds that everything is up to date may not wait for them either.
 LIGHT |= {"artifact", "importing", "known_tokenizers", "made_from", "project", "word_tokenizer"}
+LIGHT |= {"measured", "report"}
 LIGHT |= {"fill_blocks", "write_corpus"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

@@ -6,15 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kdpipe import artifact, device
+from kdpipe import artifact, device, speed
 from kdpipe.cli import main, stages
 from kdpipe.made_from import cache_wanted
 from kdpipe.project import open_project
+from kdpipe.report import FILES
 from tests.masked import masked_folder
 from tests.pieces import sentences, write_text
 from tests.test_layers import HEAVY
@@ -61,6 +63,7 @@ MADE = {
     "tokenize": ["artifacts/corpora/text", "artifacts/corpora/words"],
     "cache-teacher": ["artifacts/caches/said", "artifacts/caches/mine"],
     "train": ["artifacts/students/small", "artifacts/students/started"],
+    "evaluate": ["reports/small", "reports/started"],
 }
 CHILD = """
 import json, sys
@@ -76,6 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        quickly(patch)
         write_text(folder / "text.txt", sentences(60))
         write_text(folder / "few.txt", sentences(3))
         tiny_teacher_folder(folder / "teacher")
@@ -87,6 +91,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage in MADE:
             assert main([stage, "p.yaml"]) == 0
     return folder
+
+
+def quickly(patch: pytest.MonkeyPatch) -> None:
+    """Measure speed with next to nothing."""
+    for name in ("ROUNDS", "FEWEST_ROUNDS", "MOST_SINGLES", "FEWEST_SINGLES"):
+        patch.setattr(speed, name, 1)
+    for name in ("MOST_ROWS", "FEWEST_ROWS", "MOST_PROBED"):
+        patch.setattr(speed, name, 4)
 
 
 @pytest.fixture
@@ -131,6 +143,42 @@ def test_without_what_is_kept_of_tokenizers_they_are_loaded_and_kept_again(
     told = [f"{one}: up to date" for one in (*MADE["augment"], *MADE["tokenize"])]
     assert capsys.readouterr().err.splitlines() == told
     assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_report_is_measured_again_only_where_something_is_another(
+    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly(monkeypatch)
+    report, card = here / "reports/small", here / "artifacts/students/small/README.md"
+    old = "max_steps: 2, tokens_per_batch: 512}\n"
+    task = PIPELINE.replace(old, f"{old}    evaluate: [{{kind: similarity, file: pairs.tsv}}]\n", 1)
+    pairs = here / "pairs.tsv"
+    pairs.write_text("sentence1\tsentence2\tscore\na\tb\t1\nc\td\t2\ne\tf\t3\n")
+    changes: dict[str, Callable[[], object]] = {
+        "a file is gone": (report / "table.tsv").unlink,
+        "a file is another": lambda: (report / "metrics.json").write_text("{}"),
+        "the card has no table": lambda: card.write_text("# small\n"),
+        "nobody knows of what it is": lambda: shutil.rmtree(here / ".kdpipe/reports"),
+        "another task": lambda: (here / "p.yaml").write_text(task),
+        "another file of a task": lambda: pairs.write_text(pairs.read_text() + "g\th\t0\n"),
+        "another student": lambda: retrain(here, task),
+    }
+    for what, change in changes.items():
+        change()
+        told = []
+        for _ in range(2):
+            capsys.readouterr()
+            assert main(["evaluate", "p.yaml", "small"]) == 0
+            told.append("reports/small: up to date\n" in capsys.readouterr().err)
+        assert told == [False, True], what
+        assert {path.name for path in report.iterdir()} == {*FILES}
+        assert "| small |" in card.read_text(), what
+
+
+def retrain(folder: Path, text: str) -> None:
+    """Make another student of the same name."""
+    (folder / "p.yaml").write_text(text.replace("max_steps: 2", "max_steps: 3", 1))
+    assert main(["train", "p.yaml", "small"]) == 0
 
 
 def test_auto_is_what_it_was_when_the_cache_was_made(
