@@ -263,7 +263,7 @@ def tree(project: Path) -> dict[str, str]:
             continue
         if path.is_dir():
             found[name] = "a folder"
-        elif path.name in CLOCKS:
+        elif path.name in CLOCKS or name.startswith(".kdpipe/reports/"):
             found[name] = "a file"
         else:
             data = path.read_bytes()
