@@ -1,4 +1,4 @@
-"""Killed under `dvc repro`, whose stage, or all of it; then run again: the same bytes."""
+"""A stage killed under `dvc repro`, alone or with all of it, or DVC alone: then the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.disk import Fault
 from tests.trials import BLOCKS, Scenario, answered, differences, end
 from tests.under_dvc import TARGETS, Done, Dvc
 
-POINTS, FEW_POINTS = 24, 2
+POINTS, FEW_POINTS = 20, 2
 """Of a stage."""
 PAIRS, FEW_PAIRS = 30, 2
 ORPHANS = 2
@@ -121,13 +121,12 @@ def test_only_dvc_is_killed(
         first.wait()
 
         second = dvc.repro(trial, *scenario.words)
+        os.kill(orphan.pid, signal.SIGCONT)
+        ended = end(orphan, trial)
         (stage,) = second.stages
         assert (second.code, stage.code) == (255, 4), f"{about}\n{second.told}"
         assert f" is being written by process {orphan.pid} on " in second.told, about
         assert all(" .kdpipe/locks/" in call for call in stage.record.calls), about
-
-        os.kill(orphan.pid, signal.SIGCONT)
-        ended = end(orphan, trial)
         assert ended.code == 0, f"{about}\n{ended.shown}"
         asked.answer(ended)
         first.communicate()

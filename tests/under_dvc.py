@@ -122,8 +122,7 @@ class Dvc:
             except TimeoutError:
                 continue
             connection.settimeout(None)
-            words, environment = json.loads(connection.makefile().readline())
-            return Asked(words, environment, connection)
+            return Asked(*json.loads(connection.makefile().readline()), connection)
         return None
 
     def repro(
