@@ -8,6 +8,7 @@ A bar says how far a figure is beyond its aim: at 1 it is reached, to the right 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ def main() -> None:
 
 
 def figures(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Those with an aim, by benchmark and what they are about."""
+    """Those with an aim, by benchmark and what they are about, without what differs in brackets."""
     return {
-        (path.stem, one["what"]): one
+        (path.stem, re.sub(r" \(.*?\)", "", one["what"])): one
         for path in sorted(folder.glob("*.json"))
         for one in json.loads(path.read_text("utf-8"))["figures"]
         if one["reached"] is not None
@@ -97,7 +98,7 @@ def draw(figures: list[tuple[str, dict[str, Any]]], path: Path) -> None:
         axes.axvline(1, color="#222222", linewidth=1)
         axes.set_xscale("log")
         axes.invert_yaxis()
-        axes.set_xlim(0.4, 1.4 * MOST)
+        axes.set_xlim(0.3, 1.4 * MOST)
         axes.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
         axes.minorticks_off()
         axes.margins(y=0.01)

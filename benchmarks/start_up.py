@@ -52,11 +52,7 @@ def main() -> None:
     slowest = max(helps, key=middle.__getitem__)
     figures = [
         Figure(f"the slowest help ({slowest})", middle[slowest], most=0.5, unit="s"),
-        *(
-            # It measures anew each time it is called, which DVC does where something changed.
-            Figure(name, middle[name], most=None if "evaluate" in name else 1.0, unit="s")
-            for name in nothing
-        ),
+        *(Figure(name, middle[name], most=1.0, unit="s") for name in nothing),
     ]
     report("start_up", seconds, figures, sizes={"rows": options.rows, "commands": len(helps)})
 
