@@ -13,11 +13,11 @@ import threading
 import traceback
 from importlib.metadata import EntryPoint, entry_points, version
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from kdpipe import progress
+from kdpipe import progress, supervised
 from kdpipe.errors import ArtifactError, explain
 
 GROUP = "kdpipe.stages"
@@ -51,12 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     hook, sys.unraisablehook = sys.unraisablehook, _send_again
     words = _options_first(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or _is_set("KDPIPE_DEBUG")
     try:
-        code = _program(words)(args=words, prog_name="kdpipe", standalone_mode=False)
+        with supervised.watching(lambda error: _leave(error, debug)):
+            code = _program(words)(args=words, prog_name="kdpipe", standalone_mode=False)
         if code == 128 + signal.SIGINT:
             raise KeyboardInterrupt
     except BaseException as error:  # noqa: BLE001 - native panics are no Exception, and all ends here
-        return _end(error, debug="--debug" in words or _is_set("KDPIPE_DEBUG"))
+        return _end(error, debug)
     finally:
         sys.unraisablehook = hook
     return code if isinstance(code, int) else 0
@@ -162,6 +164,16 @@ def _end(error: BaseException, debug: bool) -> int:
         typer.echo(_redact("".join(traceback.format_exception(error))), err=True, nl=False)
     typer.echo(_redact(" ".join(line.split())), err=True)
     return code
+
+
+def _leave(error: ArtifactError, debug: bool) -> NoReturn:
+    """The end where native code, which nothing interrupts, goes on in another thread."""
+    try:
+        progress.leave()
+        _end(error, debug)
+        sys.stdout.flush()
+    finally:
+        os._exit(error.exit_code)
 
 
 def _last_words(error: BaseException) -> tuple[int, str]:

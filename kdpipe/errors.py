@@ -95,6 +95,11 @@ def explain(error: BaseException) -> KdpipeError | None:
         return LockedError(f"another process writes in {where}: wait for it to end, or stop it")
     if isinstance(error, FileNotFoundError):
         return ArtifactError(f"{where} does not exist: check the path, or run the stage before")
+    if isinstance(error, IndexError) and "index out of range in self" in text:  # torch's embedding
+        return ArtifactError(
+            "a token or its position is none that the model knows: use the tokenizer that belongs"
+            " to the model"
+        )
     if out_of_memory(error):
         return ResourceError(f"out of memory: lower tokens_per_batch; {_KEPT}")
     return None

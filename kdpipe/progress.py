@@ -48,6 +48,15 @@ def say(text: str) -> None:
         _screen.bar.say(text)
 
 
+def leave() -> None:
+    """Give the terminal back before a process ends without leaving its blocks."""
+    bar = _screen.bar
+    while bar is not None:
+        if bar._live is not None:
+            bar._live.stop()
+        bar = bar._outer
+
+
 def human(value: float) -> str:
     """Three digits and a power of a thousand: 18.3k, 1.2M."""
     for suffix in ("", "k", "M", "G"):

@@ -18,15 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdpipe import io
-from kdpipe.errors import ArtifactError
+from kdpipe import io, supervised
+from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.hub import read_json
+from kdpipe.long_pairs import cut_pair, long_pairs
 from kdpipe.nets.features import spelling_array
+from kdpipe.tokenizer_file import try_out
 
 Text = str | tuple[str, str]
 WORD_LEVEL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
 """Special tokens of a tokenizer whose tokens are words, with the ids 0, 1 and 2; nothing puts them
 into a row by itself."""
+_MOST_SPECIAL = 1000
+"""In a row; known tokenizers add up to four."""
 _SPECIAL = ("pad", "unk", "cls", "sep", "bos", "eos", "mask")
 
 
@@ -76,16 +80,18 @@ class Tokenizer:
     """`cls_token` -> `[CLS]`, ...: the special tokens that it has."""
     input_names: tuple[str, ...]
     """What its models read: `input_ids`, `attention_mask`, often `token_type_ids`."""
+    name: str = "the tokenizer"
+    """In messages."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of what it does."""
         return io.identity({"backend": json.loads(self.backend.to_str()), "special": self.special})
 
-    @property
+    @functools.cached_property
     def vocabulary(self) -> int:
-        """Number of token ids."""
-        return int(self.backend.get_vocab_size(with_added_tokens=True))
+        """Number of token ids, those that no token has among them."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @functools.cached_property
     def by_words(self) -> bool:
@@ -108,12 +114,18 @@ class Tokenizer:
         return 0 if token is None else int(self.backend.token_to_id(token))
 
     def encode(self, texts: Sequence[Text], max_seq_length: int) -> Encoded:
-        """Tokens of texts or of pairs, special tokens included, cut to `max_seq_length`."""
-        rows = self._encode(self.backend.encode_batch_fast, texts, max_seq_length)
-        ids, lengths = flat(rows)
-        if all(isinstance(text, str) for text in texts):
-            return Encoded(ids, lengths, None)
-        return Encoded(ids, lengths, second_at(rows))
+        """Tokens of texts or of pairs, special tokens included, cut to `max_seq_length`.
+
+        Raises:
+            UsageError: special tokens alone take more.
+            ArtifactError: the tokenizer refuses a text, gives up, or makes longer rows.
+        """
+        # By type: that is the fastest look at thousands of texts.
+        single = {*map(type, texts)} <= {str}
+        long = [] if single else long_pairs(texts, max_seq_length)
+        rows = self._encode(self.backend.encode_batch_fast, texts, max_seq_length, long)
+        ids, lengths = self._flat(rows, max_seq_length)
+        return Encoded(ids, lengths, None if single else second_at(rows))
 
     def encode_words(
         self, rows: Sequence[Sequence[str]], max_seq_length: int, prompt: str = ""
@@ -122,7 +134,7 @@ class Tokenizer:
 
         A row is read as one text, its words joined by blanks, because to many tokenizers a word
         after a blank is another one than a word alone. A token that covers several words is of the
-        first one.
+        first one. Raises as `encode`.
         """
         texts = [f"{prompt}{' '.join(words)}" for words in rows]
         # Only the slower of the two calls tells which characters a token covers.
@@ -133,23 +145,77 @@ class Tokenizer:
             _word_of(encoding, words, len(prompt), start)
             for encoding, words in zip(encodings, rows, strict=True)
         ]
-        encoded = Encoded(*flat(encodings), None, np.concatenate(found or [np.empty(0, np.int64)]))
+        word_of = np.concatenate(found or [np.empty(0, np.int64)])
+        encoded = Encoded(*self._flat(encodings, max_seq_length), None, word_of)
         return replace(encoded, spelling=_spelling(rows, encoded)) if self.by_words else encoded
 
-    def _encode(self, call: Any, texts: Sequence[Text], max_seq_length: int) -> list[Any]:
+    def _encode(
+        self, call: Any, texts: Sequence[Text], max_seq_length: int, long: Sequence[int] = ()
+    ) -> list[Any]:
+        """Rows cut by the backend, but for those at the places `long`, which are cut here."""
+        self._leave_room(texts, max_seq_length)
+        short = [*texts]
+        for place in long:
+            short[place] = ("", "")
         self.backend.enable_truncation(max_seq_length)
         try:
-            return list(call(list(texts)))
+            with supervised.reading(self.name, texts):
+                rows = list(call(short))
         finally:
             self.backend.no_truncation()
+        if long:
+            with supervised.reading(self.name, texts):
+                whole = call([texts[place] for place in long])
+            for place, row in zip(long, whole, strict=True):
+                rows[place] = cut_pair(row, max_seq_length)
+        return rows
+
+    def _leave_room(self, texts: Sequence[Text], limit: int) -> None:
+        added = [self.backend.num_special_tokens_to_add(pair) for pair in (False, True)]
+        if max(added) <= limit:
+            return
+        most = max((added[not isinstance(text, str)] for text in texts), default=0)
+        if most > limit:
+            raise UsageError(
+                f"max_seq_length is {limit:,}, and {self.name} adds {most:,} special tokens to a"
+                " row: raise it, or use another model"
+            )
+
+    def _flat(
+        self, rows: Sequence[Any], limit: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        ids, lengths = flat(rows)
+        longest = int(lengths.max(initial=0))
+        if longest > limit:
+            raise ArtifactError(
+                f"{self.name} makes rows of {longest:,} tokens, where {limit:,} are asked for: use"
+                " another model"
+            )
+        return ids, lengths
+
+    def encodings(self, texts: Sequence[Text], *, bare: bool = False) -> list[Any]:
+        """The backend's own of whole texts or pairs, as `bare` ones without special tokens.
+
+        Raises:
+            ArtifactError: it refuses a text, or gives up.
+        """
+        with supervised.reading(self.name, texts):
+            return list(self.backend.encode_batch(list(texts), add_special_tokens=not bare))
+
+    def spell(self, ids: Sequence[int], *, special: bool = False) -> list[str]:
+        """What each token is by itself, without blanks around it; of special ones if `special`."""
+        single = [[one] for one in ids]
+        with supervised.reading(self.name, ()):
+            texts = self.backend.decode_batch(single, skip_special_tokens=not special)
+        return [text.strip() for text in texts]
 
     def count(self, prompt: str) -> int:
         """Tokens that a prompt takes at the head of a row, leading special tokens included."""
         if not prompt.strip():
             return 0
-        row = self.backend.encode(prompt)
-        trailing = row.special_tokens_mask[::-1].index(0)
-        return len(row.ids) - int(trailing)
+        (row,) = self.encodings([prompt])
+        mask = row.special_tokens_mask[::-1]
+        return len(mask) - mask.index(0) if 0 in mask else 0
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -232,6 +298,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if str(read_json(folder / "config.json").get("model_type", "")).startswith("kdpipe-"):
         # AutoTokenizer looks at the config, whose type it would not know.
         import kdpipe.nets.pretrained  # noqa: F401
+    try_out(folder)
     try:
         loaded = AutoTokenizer.from_pretrained(
             folder, use_fast=True, trust_remote_code=False, local_files_only=True
@@ -254,7 +321,26 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         backend.normalizer = Steps(steps)
     named = {f"{name}_token": getattr(loaded, f"{name}_token", None) for name in _SPECIAL}
     special = {name: str(token) for name, token in named.items() if token is not None}
-    return Tokenizer(backend, special, tuple(loaded.model_input_names))
+    inputs = tuple(loaded.model_input_names)
+    tokenizer = Tokenizer(backend, special, inputs, f"{folder}: its tokenizer")
+    _check_special(tokenizer)
+    return tokenizer
+
+
+def _check_special(tokenizer: Tokenizer) -> None:
+    """Refuse one that puts very many tokens into each row, or such as it has not."""
+    added = tokenizer.backend.num_special_tokens_to_add(True)
+    if added > _MOST_SPECIAL:
+        raise ArtifactError(
+            f"{tokenizer.name} adds {added:,} special tokens to a row: use another model"
+        )
+    bare = (row.ids for row in tokenizer.encodings(["", ("", "")]))
+    highest = max((one for ids in bare for one in ids), default=0)
+    if highest >= tokenizer.vocabulary:
+        raise ArtifactError(
+            f"{tokenizer.name} adds token {highest} to each row, and has"
+            f" {tokenizer.vocabulary:,} tokens: use another model"
+        )
 
 
 def first_tokens(rows: Encoded) -> npt.NDArray[np.bool_]:

@@ -80,7 +80,7 @@ def read_windows(
         UsageError: `doc_stride` leaves no room to go on.
     """
     longest = min(LONGEST_QUESTION, max_seq_length // 2)
-    (bare,) = tokenizer.backend.encode_batch([("", "")])
+    (bare,) = tokenizer.encodings([("", "")])
     room = max_seq_length - longest - len(bare.ids)
     if doc_stride >= room:
         raise UsageError(
@@ -88,7 +88,7 @@ def read_windows(
             f" {room} of the context beside a question: lower it, or raise max_seq_length"
         )
     # Not by the backend's own truncation, which gives some windows wrong token types.
-    encodings = tokenizer.backend.encode_batch(list(questions))
+    encodings = tokenizer.encodings(questions)
     found = [[*_cut(row, longest, max_seq_length, doc_stride)] for row in encodings]
     windows = [window for some in found for window in some]
     rows = Encoded(

@@ -1,7 +1,8 @@
 """Many inputs in a forked child that may not do much: a canary sings where code would run.
 
 The child has limits of memory and time; an audit hook notes what no input may cause: programs
-started, code compiled from files, pickles, sockets, and files opened outside of its folder.
+started, code compiled from files, pickles, sockets, and files opened outside of its folder. Where
+the program ends itself because native code passes a limit of its own, another child goes on.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 import torch
 
-from kdpipe import cli
+from kdpipe import cli, supervised
+from kdpipe.errors import ArtifactError
 
 SECONDS, MEGABYTES = 5.0, 512
 _NEVER = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen"}
@@ -74,14 +76,14 @@ def _child(seeds: list[int], attempt: Attempt, inside: Path) -> list[Outcome]:
             canary = _canary(inside)
             with os.fdopen(write, "w", buffering=1) as report:
                 for seed in seeds:
-                    report.write(json.dumps(asdict(_one(seed, attempt, canary))) + "\n")
+                    _one(seed, attempt, canary, report)
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as report:
         found = [Outcome(**json.loads(line)) for line in report if line.endswith("\n")]
     _, status = os.waitpid(process, 0)
-    if len(found) < len(seeds):
-        ended = os.waitstatus_to_exitcode(status)
+    ended = os.waitstatus_to_exitcode(status)
+    if len(found) < len(seeds) and (ended or not found):
         found.append(Outcome(seeds[len(found)], min(ended, -1), f"the child ended with {ended}"))
     return found
 
@@ -93,6 +95,7 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Threads of the parent are not here: whoever waited for them would wait for ever.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    supervised.SECONDS, supervised.BYTES = SECONDS / 2, (MEGABYTES << 20) // 2
     torch.set_num_threads(1)
     faulthandler.disable()
     # What the parent catches would be its answer here.
@@ -103,28 +106,41 @@ def _limit() -> None:
     os.dup2(quiet, 2)
 
 
-def _one(seed: int, attempt: Attempt, canary: list[str]) -> Outcome:
+def _one(seed: int, attempt: Attempt, canary: list[str], report: TextIO) -> None:
     outcome = Outcome(seed)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Of the processor, and not of the wall: other tests run beside this one.
     signal.setitimer(signal.ITIMER_PROF, 4 * SECONDS)
     signal.setitimer(signal.ITIMER_REAL, 24 * SECONDS)
     begin = time.process_time()
-    try:
-        with attempt(seed) as act:
-            canary.clear()
-            try:
-                act()
-            finally:
-                outcome.canary = list(canary)
-        outcome.code = 0
-    except BaseException as error:  # noqa: BLE001 - this is the question
+    whole = contextlib.ExitStack()
+
+    def note(error: BaseException) -> None:
         outcome.code, outcome.line = cli._last_words(error)
-    outcome.seconds = time.process_time() - begin
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    outcome.megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
-    return outcome
+        outcome.canary = list(canary)
+
+    def tell() -> None:
+        outcome.seconds = time.process_time() - begin
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        outcome.megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+        report.write(json.dumps(asdict(outcome)) + "\n")
+
+    def leave(error: ArtifactError) -> NoReturn:
+        note(error)
+        whole.close()
+        os._exit(0)
+
+    with whole:
+        whole.callback(tell)
+        act = whole.enter_context(attempt(seed))
+        canary.clear()
+        try:
+            with supervised.watching(leave):
+                act()
+            outcome.code, outcome.canary = 0, list(canary)
+        except BaseException as error:  # noqa: BLE001 - this is the question
+            note(error)
 
 
 def _canary(inside: Path) -> list[str]:

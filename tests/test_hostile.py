@@ -28,6 +28,7 @@ from kdpipe.questions import missing
 from kdpipe.tokenizer import load_tokenizer
 from tests import fuzz
 from tests.conftest import Figure
+from tests.hostile_tokenizers import exploding
 from tests.pieces import asking
 from tests.sandbox import MEGABYTES, SECONDS, Outcome, run_all
 
@@ -74,7 +75,7 @@ def use_model(name: str) -> None:
     head = head_of(folder)
     limit = own_limit(folder)
     tokenizer = load_tokenizer(transformer_folder(folder))
-    tokenizer.encode(["The cat sleeps.", "zzz"], min(limit, 512))
+    tokenizer.encode(["The cat sleeps.", "zzz", f"{'a' * 3000}!{'=' * 100}"], min(limit, 512))
     load_encoder(folder, head)
 
 
@@ -197,8 +198,11 @@ def tokenizers(project: Project, dice: random.Random) -> Iterator[Act]:
         changed = fuzz.mutated(dice, small)
         if isinstance(changed, dict):
             changed |= {"model": record["model"]}
-        if dice.randrange(3) == 0:
+        kind = dice.randrange(4)
+        if kind == 0:
             path.write_bytes(fuzz.bytes_of(dice, data))
+        elif kind == 1:
+            path.write_text(json.dumps(exploding(dice, record)))
         else:
             path.write_text(json.dumps(changed))
         yield lambda: use_model("teacher")

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors progress
-    config forecast io nets options pages parts records schedule stop tables versions
-    artifact dvc_left hub processes
-    device
+    config forecast io long_pairs nets options pages parts records schedule stop supervised
+    artifact dvc_left hub processes tables versions
+    device tokenizer_file
     tokenizer
     masking
     activations anatomy batches losses masked_logits metrics parameters report

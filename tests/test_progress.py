@@ -189,6 +189,19 @@ def test_a_terminal_gets_a_live_bar_that_lines_do_not_break(
     assert re.fullmatch(rf"teacher \S{{20}} {re.escape(state)}\s*", lines[-1])
 
 
+def test_a_terminal_is_given_back_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Terminal()
+    with (
+        Progress("outer", 2, "steps", stream=stream, clock=Clock()),
+        Progress("inner", 3, "steps", stream=stream, clock=Clock()),
+    ):
+        hides, shows = "\x1b[?25l", "\x1b[?25h"
+        assert (stream.getvalue().count(hides), stream.getvalue().count(shows)) == (1, 0)
+        progress.leave()
+        assert stream.getvalue().count(shows) == 1
+
+
 def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()

@@ -185,6 +185,27 @@ PROTECTIONS = [
         "    if False:\n",
         "tests/test_hub.py",
     ),
+    Protection(
+        "native code that reads text has limits",
+        "kdpipe/supervised.py",
+        "        if self.seconds <= self.share * SECONDS and grown <= self.share * BYTES:\n",
+        "        if True:\n",
+        "tests/test_supervised.py",
+    ),
+    Protection(
+        "a normalizer is tried before it is loaded",
+        "kdpipe/tokenizer_file.py",
+        "        backend.encode_batch_fast(words)\n",
+        "        pass\n",
+        "tests/test_supervised.py",
+    ),
+    Protection(
+        "pairs of long texts are not cut by the backend",
+        "kdpipe/tokenizer.py",
+        "        long = [] if single else long_pairs(texts, max_seq_length)\n",
+        "        long = list[int]()\n",
+        "tests/test_long_pairs.py",
+    ),
 ]
 NAMES = [protection.name for protection in PROTECTIONS]
 

@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from kdpipe.activations import Tokens
-from kdpipe.errors import ArtifactError
+from kdpipe.errors import ArtifactError, UsageError
 from kdpipe.tokenizer import Encoded, Tokenizer, load_tokenizer
 from tests.tiny import SENTENCES, tiny_teacher_folder, tiny_tokenizer
 
@@ -309,8 +309,13 @@ def test_a_token_of_several_words_is_of_the_first() -> None:
 
 def test_a_token_that_covers_nothing_behind_the_text_is_of_no_word() -> None:
     # No backend at hand gives such a token; from one that does no word may come that is not there.
-    encoding = SimpleNamespace(ids=[5, 6], offsets=[(0, 3), (3, 3)], special_tokens_mask=[0, 0])
+    class Given(SimpleNamespace):
+        def __len__(self):
+            return len(self.ids)
+
+    encoding = Given(ids=[5, 6], offsets=[(0, 3), (3, 3)], special_tokens_mask=[0, 0])
     backend = SimpleNamespace(
+        num_special_tokens_to_add=lambda pair: 0,
         enable_truncation=lambda limit: None,
         no_truncation=lambda: None,
         encode_batch=lambda texts: [encoding],
@@ -375,3 +380,34 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(folder)
     assert str(caught.value).startswith(f"{folder}: its tokenizer cannot be loaded (")
     assert "\n" not in str(caught.value)
+
+
+def test_special_tokens_leave_room(folder: Path) -> None:
+    made = load_tokenizer(folder)
+    assert made.encode(["cat", "dog"], 2).lengths.tolist() == [2, 2]
+    for texts, limit, added in ((["cat"], 1, 2), (["cat", ("cat", "dog")], 2, 3)):
+        with pytest.raises(UsageError, match=f"max_seq_length is {limit}, and .* adds {added} spe"):
+            made.encode(texts, limit)
+
+
+def test_a_text_that_a_template_has_several_times_makes_no_longer_row(folder: Path) -> None:
+    made = load_tokenizer(folder)
+    backend = Backend.from_str(made.backend.to_str())
+    backend.post_processor = TemplateProcessing(single="$A $A $A")
+    with pytest.raises(ArtifactError, match="makes rows of 6 tokens, where 4 are asked for"):
+        Tokenizer(backend, {}, ()).encode(["a cat"], 4)
+
+
+def test_ids_that_no_token_has_are_counted(tmp_path: Path) -> None:
+    folder = tiny_teacher_folder(tmp_path / "teacher")
+    before = load_tokenizer(folder).vocabulary
+    path = folder / "tokenizer.json"
+    record = json.loads(path.read_bytes())
+    word = max(record["model"]["vocab"], key=record["model"]["vocab"].get)
+    record["model"]["vocab"][word] += 70_000
+    path.write_text(json.dumps(record))
+    assert load_tokenizer(folder).vocabulary == before + 70_000
+
+
+def test_a_prompt_of_which_nothing_is_left_takes_no_tokens(folder: Path) -> None:
+    assert load_tokenizer(folder).count("\u200b") == 0

@@ -52,7 +52,7 @@ class MaskedModel:
         first; the word itself may be one of them. Raises NonFiniteError where the model has no
         answer.
         """
-        said = self.tokenizer.backend.encode(text, text)
+        (said,) = self.tokenizer.encodings([(text, text)])
         single = _tokens(said, text, self.positions)
         known = [span for span in places if span in single]
         likeliest = self._likeliest(said, [single[span] for span in known], count)
@@ -98,11 +98,10 @@ class MaskedModel:
     @functools.cache  # noqa: B019 - the model lives as long as its process
     def _word(self, token: int, before: str) -> str | None:
         """The word that a token is behind the character `before`; None for a piece or a mark."""
-        backend = self.tokenizer.backend
-        word: str = backend.decode([token]).strip()
+        (word,) = self.tokenizer.spell([token])
         if not WORD.fullmatch(word):
             return None
-        again = backend.encode(before + word, add_special_tokens=False)
+        (again,) = self.tokenizer.encodings([before + word], bare=True)
         place = _tokens(again, before + word, None).get((len(before), len(before + word)))
         if place is None or again.ids[place] != token:
             return None

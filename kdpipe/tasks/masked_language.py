@@ -98,10 +98,7 @@ def guesses_of(
     tokens = replace(tokens, original=tokens.ids.where(hidden, UNMASKED))
     said = torch.from_numpy(say(subject, tokens, MASKED_LOGITS._replace(top_k=top_k)))
     logs, ids, _ = unpacked(said)
-    words = [
-        [backend.decode([one], skip_special_tokens=False).strip() for one in some]
-        for some in ids.tolist()
-    ]
+    words = [subject.tokenizer.spell(some, special=True) for some in ids.tolist()]
     each = iter(zip(words, logs.exp().tolist(), strict=True))
     counts = [int(some.sum()) for some in hidden.split(tokens.lengths.tolist())]
     return [list(islice(each, count)) for count in counts]
