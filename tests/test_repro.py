@@ -65,7 +65,8 @@ def test_an_empty_folder_becomes_a_project_that_runs_and_rests(folder: Path) -> 
     quiet = _kdpipe("-q", "repro", "tokenize-text")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
-    (folder / "dvc.lock").write_text("damaged", "utf-8")
+    # A person has to choose between the sides of a merge.
+    (folder / "dvc.lock").write_text("<<<<<<< HEAD\n=======\n>>>>>>> other\n", "utf-8")
     failed = _kdpipe("repro", "tokenize-text")
     assert (failed.returncode, failed.stdout) == (255, "")
     assert "dvc.lock' validation failed" in failed.stderr

@@ -53,9 +53,9 @@ sys.exit(code)
 class Asked:
     """A stage that DVC has started and that waits for its process."""
 
+    connection: socket.socket
     words: list[str]
     environment: dict[str, str]
-    connection: socket.socket
 
     def begin(self, project: Path, fault: Fault | None = None) -> ForkServerProcess:
         """Start its process."""
@@ -122,7 +122,7 @@ class Dvc:
             except TimeoutError:
                 continue
             connection.settimeout(None)
-            return Asked(*json.loads(connection.makefile().readline()), connection)
+            return Asked(connection, *json.loads(connection.makefile().readline()))
         return None
 
     def repro(
