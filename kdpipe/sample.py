@@ -63,7 +63,8 @@ def sample(spec: CorpusSpec, folder: Path, reading: Reading, root: Path, seconds
         ArtifactError: no rows, or rows that cannot be tokenised together.
     """
     begin, distinct, took = time.perf_counter(), Distinct(spec, root), 0
-    drawn, rows = draw(distinct, MOST)
+    with write_corpus.nothing_old_is_garbage():
+        drawn, rows = draw(distinct, MOST)
     if not rows:
         raise ArtifactError(f"{folder}: the sources have no text: check their files and columns")
     read, begin = time.perf_counter() - begin, time.perf_counter()
@@ -78,7 +79,11 @@ def sample(spec: CorpusSpec, folder: Path, reading: Reading, root: Path, seconds
 
     kept: dict[str, bytes] = {}
     facts = write_corpus.encode_corpus(spec, reading, distinct, chunks(), kept.__setitem__)
-    times, tables = rows / took, (pa.ipc.open_file(kept[one.name]) for one in facts.blocks)
+    times = rows / took
+    works = sorted([read, (time.perf_counter() - begin) * times])
+    # Rows are read while the tokenizer's own code runs, on the same cores.
+    whole = works[1] + works[0] / (os.cpu_count() or 1)
+    tables = (pa.ipc.open_file(kept[one.name]) for one in facts.blocks)
     made = InMemory(
         folder,
         artifact.Manifest(
@@ -93,11 +98,8 @@ def sample(spec: CorpusSpec, folder: Path, reading: Reading, root: Path, seconds
         facts,
         tuple(blocks.views(table.read_all()) for table in tables),
     )
-    # Rows are read while the tokenizer's own code runs, which has all cores.
-    whole = (time.perf_counter() - begin) * times
-    seconds = max(read, whole + read / (os.cpu_count() or 1))
     exact = rows <= write_corpus.CHUNK
-    return Sample(made, times, exact, sum(map(len, kept.values())), seconds)
+    return Sample(made, times, exact, sum(map(len, kept.values())), whole)
 
 
 def draw(rows: Iterable[Chosen], most: int) -> tuple[list[Chosen], int]:

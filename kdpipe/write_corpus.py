@@ -87,6 +87,16 @@ def write_corpus(
     return facts
 
 
+@contextlib.contextmanager
+def nothing_old_is_garbage() -> Iterator[None]:
+    """The collector does not look at what libraries have made, each time some million rows came."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def chunked(rows: Iterable[Chosen]) -> Iterator[list[Chosen]]:
     """Rows as they are tokenised together."""
     left = iter(rows)
@@ -103,7 +113,7 @@ def encode_corpus(
 ) -> CorpusFacts:
     """Rows, of those of `distinct`, as blocks, each of which is given to `keep`."""
     blocks, under_way = Blocks(spec, reading, keep), deque[Begun]()
-    with ThreadPoolExecutor(1, "tokenizer") as pool, _nothing_old_is_garbage():
+    with ThreadPoolExecutor(1, "tokenizer") as pool, nothing_old_is_garbage():
         for chunk in chunks:
             under_way.append(blocks.begin(chunk, pool))
             # One ahead: while tokenizers' own code runs, Python reads rows and keeps others.
@@ -112,16 +122,6 @@ def encode_corpus(
         while under_way:
             blocks.add(under_way.popleft())
     return blocks.close(distinct.duplicates)
-
-
-@contextlib.contextmanager
-def _nothing_old_is_garbage() -> Iterator[None]:
-    """The collector does not look at what libraries have made, each time some million rows came."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _refuse_nothing_to_train_on(spec: CorpusSpec, facts: CorpusFacts) -> None:
