@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-_MOST = 8
-"""Times as much as both texts take, by their characters, may be kept of what is cut off."""
+_MOST = 1
+"""Times what both texts take, by their characters, that the backend may keep: with fewer it is not
+slower to cut them here."""
 
 
 @dataclass(frozen=True)
