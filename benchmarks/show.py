@@ -74,7 +74,9 @@ def shown(value: float, unit: str) -> str:
 def draw(figures: list[tuple[str, dict[str, Any]]], path: Path) -> None:
     """A bar for each figure with an aim."""
     beyond = [
-        one["value"] / one["least"] if one["least"] is not None else one["most"] / one["value"]
+        one["value"] / one["least"]
+        if one["least"] is not None
+        else one["most"] / max(one["value"], 1e-6 * one["most"])
         for _, one in figures
     ]
     names = [f"{name}: {one['what']}" for name, one in figures]
