@@ -91,7 +91,8 @@ def test_neighbour_recall_of_equal_spaces_is_one() -> None:
     teacher = random(30, 4)
     teacher[20:] = teacher[:10]
     assert metrics.neighbour_recall(teacher, teacher) == 1.0
-    assert metrics.neighbour_recall(-5.0 * teacher, teacher) == 1.0
+    # A power of two changes no rounding: which of two equal rows is nearer depends on that.
+    assert metrics.neighbour_recall(-4.0 * teacher, teacher) == 1.0
 
 
 def test_a_collapsed_student_has_not_found_the_neighbours() -> None:
