@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from kdpipe.activations import Tokens
-from kdpipe.errors import ArtifactError, UsageError
+from kdpipe.errors import ArtifactError
 from kdpipe.tokenizer import Encoded, Tokenizer, load_tokenizer
 from tests.tiny import SENTENCES, tiny_teacher_folder, tiny_tokenizer
 
@@ -380,33 +380,6 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(folder)
     assert str(caught.value).startswith(f"{folder}: its tokenizer cannot be loaded (")
     assert "\n" not in str(caught.value)
-
-
-def test_special_tokens_leave_room(folder: Path) -> None:
-    made = load_tokenizer(folder)
-    assert made.encode(["cat", "dog"], 2).lengths.tolist() == [2, 2]
-    for texts, limit, added in ((["cat"], 1, 2), (["cat", ("cat", "dog")], 2, 3)):
-        with pytest.raises(UsageError, match=f"max_seq_length is {limit}, and .* adds {added} spe"):
-            made.encode(texts, limit)
-
-
-def test_a_text_that_a_template_has_several_times_makes_no_longer_row(folder: Path) -> None:
-    made = load_tokenizer(folder)
-    backend = Backend.from_str(made.backend.to_str())
-    backend.post_processor = TemplateProcessing(single="$A $A $A")
-    with pytest.raises(ArtifactError, match="makes rows of 6 tokens, where 4 are asked for"):
-        Tokenizer(backend, {}, ()).encode(["a cat"], 4)
-
-
-def test_ids_that_no_token_has_are_counted(tmp_path: Path) -> None:
-    folder = tiny_teacher_folder(tmp_path / "teacher")
-    before = load_tokenizer(folder).vocabulary
-    path = folder / "tokenizer.json"
-    record = json.loads(path.read_bytes())
-    word = max(record["model"]["vocab"], key=record["model"]["vocab"].get)
-    record["model"]["vocab"][word] += 70_000
-    path.write_text(json.dumps(record))
-    assert load_tokenizer(folder).vocabulary == before + 70_000
 
 
 def test_a_prompt_of_which_nothing_is_left_takes_no_tokens(folder: Path) -> None:
