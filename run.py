@@ -5,6 +5,7 @@
     python3 run.py test [arguments]   every check: lint, format, types, tests (arguments: pytest's)
     python3 run.py test --long        the same with thousands of faults, up to an hour
     python3 run.py bench [NAME ...]   measure: all of benchmarks/, or some; one may have options
+    python3 run.py fuzz [TARGET ...] [--seconds N]   look for inputs that a reader of files fails on
     python3 run.py check              lint, format and types only
     python3 run.py setup              only the environment, in .venv beside this file
 
@@ -35,7 +36,9 @@ STAMP = VENV / "kdpipe-stamp"
 # To replace .venv, the Python must not be the one in it.
 HOST = sys.executable if Path(sys.prefix) != VENV else getattr(sys, "_base_executable", "python3")
 
-COMMANDS = ("demo", "test", "bench", "check", "setup")
+COMMANDS = ("demo", "test", "bench", "fuzz", "check", "setup")
+EXTRAS = ("demo", "dev", "fuzz")
+"""Each has what those before it have."""
 PEERS = ROOT / ".venv-peers"
 CHECKS = (
     ("ruff check", [PYTHON, "-m", "ruff", "check"]),
@@ -58,7 +61,7 @@ def main(arguments: list[str]) -> int:
     if command in {"", "-h", "--help"}:
         say(__doc__.strip())
         return 0 if command else 2
-    if command not in COMMANDS or (rest and command not in {"test", "bench"}):
+    if command not in COMMANDS or (rest and command not in {"test", "bench", "fuzz"}):
         warn(f"cannot do {' '.join(arguments)!r}: see python3 run.py --help")
         return 2
     measured, options = what_to_measure(rest) if command == "bench" else ([], [])
@@ -68,7 +71,7 @@ def main(arguments: list[str]) -> int:
         continue_in_newer_python()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.chdir(ROOT)
-    set_up("demo" if command == "demo" else "dev")
+    set_up(command if command in EXTRAS else "dev")
     if command == "demo":
         say("== the demo: kdpipe repro pipelines/demo.yaml")
         kdpipe = str(VENV / "bin" / "kdpipe")
@@ -79,8 +82,12 @@ def main(arguments: list[str]) -> int:
     if command == "bench":
         set_up_peers()
         return measure(measured, options)
-    tests = [("pytest", [PYTHON, "-m", "pytest", *rest])] if command == "test" else []
-    for name, words in [*CHECKS, *tests]:
+    steps = {
+        "check": CHECKS,
+        "test": (*CHECKS, ("pytest", [PYTHON, "-m", "pytest", *rest])),
+        "fuzz": (("fuzzing", [PYTHON, "-m", "tests.guided", *rest]),),
+    }
+    for name, words in steps[command]:
         code = step(name, words, HF_HUB_OFFLINE="1")
         if code:
             warn(f"{name} failed with exit code {code}")
@@ -129,7 +136,7 @@ def set_up_peers() -> None:
 def set_up(extra: str) -> None:
     """Make .venv hold kdpipe with an extra; the stamp, written last, lets later runs skip this."""
     before = STAMP.read_text("utf-8") if STAMP.is_file() else ""
-    if before and before in {stamp(extra), stamp("dev")}:  # dev includes demo
+    if before and before in {stamp(name) for name in EXTRAS[EXTRAS.index(extra) :]}:
         return
     moved = before and not before.startswith(f"{ROOT}\n")
     if moved or not usable():

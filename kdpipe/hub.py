@@ -83,11 +83,20 @@ def _digest(path: Path, *state: int) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a screened folder, in the order of their names."""
+    """The safetensors files of a screened folder, in the order of their names.
+
+    Raises:
+        ArtifactError: there are none. Others, which may bring code, are never read.
+    """
+    # In the order in which transformers looks for them: what is digested is what is loaded.
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
         return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    return [folder / WEIGHTS]
+    other = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.h5")))
+    hint = f"; {other[0]} is not read, convert it to safetensors" if other else ""
+    raise ArtifactError(f"{folder} has no {WEIGHTS}{hint}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -145,11 +154,8 @@ def _screen(folder: Path) -> None:
         raise ArtifactError(f"{folder} has no config.json: it is not a Hugging Face model folder")
     for part in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         _screen_part(part)
-    has_weights = (folder / f"{WEIGHTS}.index.json").is_file() or (folder / WEIGHTS).is_file()
-    if config and not has_weights:
-        other = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.h5"))]
-        hint = f"; {sorted(other)[0]} is not read, convert it to safetensors" if other else ""
-        raise ArtifactError(f"{folder} has no {WEIGHTS}{hint}")
+    if config:
+        weight_files(folder)
 
 
 def _screen_file(folder: Path, path: Path) -> None:

@@ -141,10 +141,14 @@ def positions_for_text(config: dict[str, Any]) -> int:
 
 
 def encoder_identity(folder: Path, head: HeadSpec) -> str:
-    """sha256 of all that decides what an encoder says: weights, config, head; not where it lies."""
+    """sha256 of all that decides what an encoder says: weights, config, head; not where it lies.
+
+    Raises:
+        ArtifactError: weights are not there as safetensors.
+    """
     transformer = transformer_folder(folder)
     config = read_json(transformer / "config.json")
-    files = [*weight_files(transformer), *(path / "model.safetensors" for path in head.dense)]
+    files = [file for path in (transformer, *head.dense) for file in weight_files(path)]
     return io.identity(
         {
             "weights": [weights_digest(path) for path in files],

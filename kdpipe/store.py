@@ -8,6 +8,7 @@ asked for it first, and two writers cannot harm each other.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,11 @@ class Store:
         """The receipt of a shard that is there, by size; None where it has to be computed."""
         try:
             receipt = Receipt.model_validate(records.read_sealed(self.receipt_path(key)))
-            whole = self.path(key).stat().st_size == receipt.bytes
+            found = self.path(key).stat()
         except (FileNotFoundError, ValueError, ArtifactError):
             return None
+        # A pipe would never begin.
+        whole = stat.S_ISREG(found.st_mode) and found.st_size == receipt.bytes
         about = receipt.format == FORMAT and self.key(receipt.question) == key
         return receipt if whole and about else None
 

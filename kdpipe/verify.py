@@ -6,7 +6,6 @@ is followed back to the text. What is not on this disk is said, and is no mistak
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -113,6 +112,9 @@ def _is_place(folder: Path) -> bool:
 
 def _is_ours(manifest: Path) -> bool:
     try:
+        # A pipe would never begin.
+        if not manifest.is_file():
+            return False
         with manifest.open("rb") as file:
             return b'"kdpipe.' in file.read(4096)
     except OSError:
@@ -254,8 +256,7 @@ class _Chain:
     def _digest(self, folder: Path) -> str | None:
         if folder not in self._digests:
             try:
-                data = (folder / MANIFEST).read_bytes()
-                self._digests[folder] = hashlib.sha256(data).hexdigest()
+                self._digests[folder] = artifact.digest_of(folder)
             except OSError:
                 self._digests[folder] = None
         return self._digests[folder]

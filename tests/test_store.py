@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdpipe.store import Store
+from kdpipe import records
+from kdpipe.store import FORMAT, Store
 
 QUESTION = {"ask": "one"}
 OTHER = {"ask": "another"}
@@ -82,3 +85,13 @@ def test_of_two_answers_the_first_stays(store: Store) -> None:
     receipt = store.find(key)
     assert receipt is not None
     assert receipt.made_by == {"device": "cpu"}
+
+
+def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    key = store.key(QUESTION)
+    told = {"format": FORMAT, "question": QUESTION, "made_by": {}, "bytes": 0, "digest": "x"}
+    store.receipt_path(key).parent.mkdir(parents=True)
+    store.receipt_path(key).write_bytes(records.seal(json.dumps(told).encode()))
+    os.mkfifo(store.path(key))
+    assert not store.intact(key)

@@ -256,6 +256,20 @@ def test_where_there_is_no_artifact(whole: Path, path: str, line: str) -> None:
     assert str(caught.value) == line
 
 
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(whole: Path) -> None:
+    """Of an artifact that is looked at, of one that another may be made from, and of a folder."""
+    for folder in ("artifacts/corpora/a", "artifacts/caches/a", "elsewhere"):
+        Path(folder).mkdir(parents=True)
+        os.mkfifo(Path(folder, "manifest.json"))
+    lines = {str(one.folder): one.problems for one in verify([Path()])}
+    for folder in ("artifacts/corpora/a", "artifacts/caches/a"):
+        assert lines.pop(folder) == [
+            f"{folder}/manifest.json is no regular file: delete it and rerun"
+        ]
+    assert not any(lines.values())
+    assert "elsewhere" not in lines
+
+
 def test_every_flipped_bit_is_found(whole: Path, long: bool, figure: Figure) -> None:
     """Of every kind of file, also of manifests, where the chain finds it."""
     seed = 4
