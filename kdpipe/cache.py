@@ -6,7 +6,7 @@ Legend: R rows, N tokens, D width. `Cache.read(rows)` gives the same type as a l
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from kdpipe.config import Frozen
 from kdpipe.corpus import Corpus, CorpusFacts
 from kdpipe.errors import ArtifactError
 from kdpipe.gather import Arrays, Shard, gather
+from kdpipe.mapped import Mapped
 from kdpipe.parts import Needs, Part, Problem
 from kdpipe.store import key_of
 from kdpipe.targets import Question
@@ -91,6 +92,8 @@ class Cache:
     digest: str
     facts: CacheFacts
     corpus: Corpus
+    mapped: Mapped = field(init=False, repr=False, default_factory=Mapped)
+    """Shards that were read."""
 
     @property
     def provides(self) -> Needs:
@@ -120,6 +123,11 @@ class Cache:
             ),
             module_width=self._module_width,
         )
+
+    def refuse_changed(self) -> None:
+        """Raises ArtifactError where a file is not what it was when it was read."""
+        self.mapped.refuse_changed()
+        self.corpus.mapped.refuse_changed()
 
     def _module_width(self, name: str) -> int:
         part = Part("module", module=name)
@@ -163,7 +171,8 @@ class Cache:
         """Views into one shard, whose digest is checked before its first use."""
         question = self.facts.questions[number]
         file = self.manifest.files[index * len(self.facts.questions) + number]
-        path = artifact.check(self.folder, file, f"{REMEDY} with --verify, which computes it again")
+        path, remedy = self.folder / file.name, f"{REMEDY} with --verify, which computes it again"
+        self.mapped.note(lambda: artifact.check(self.folder, file, remedy), path)
         told = self.corpus.facts.blocks[index]
         vectors = told.vectors(question.what)
         wanted = shard_kinds(question, told.rows, vectors, self.facts.widths[question.name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from kdpipe import artifact
 from kdpipe.blocks import Block, read_block
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
+from kdpipe.mapped import Mapped
 from kdpipe.parts import MASKED_LOGITS, Part
 from kdpipe.tokenizer import Encoded
 
@@ -97,6 +98,8 @@ class Corpus:
     manifest: artifact.Manifest
     digest: str
     facts: CorpusFacts
+    mapped: Mapped = field(init=False, repr=False, default_factory=Mapped)
+    """Blocks that were read."""
 
     @functools.cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -170,7 +173,8 @@ class Corpus:
     @functools.cache  # noqa: B019 - a corpus lives as long as its process
     def block(self, index: int) -> Block:
         """One block; raises ArtifactError where its bytes are not what the manifest says."""
-        path = artifact.check(self.folder, self.manifest.files[index], f"{REMEDY} again")
+        path, file = self.path(index), self.manifest.files[index]
+        self.mapped.note(lambda: artifact.check(self.folder, file, f"{REMEDY} again"), path)
         told = self.facts.blocks[index]
         try:
             found = read_block(path, self.facts.vocabulary)
@@ -182,6 +186,10 @@ class Corpus:
                 f"{path} is not a corpus block ({reason}): {REMEDY} again"
             ) from None
         return found
+
+    def path(self, index: int) -> Path:
+        """The file of one block."""
+        return self.folder / self.manifest.files[index].name
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Encoded:
         """Rows in any order, copied together."""

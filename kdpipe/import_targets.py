@@ -14,8 +14,9 @@ from kdpipe.activations import Dims
 from kdpipe.cache import CacheFacts, told_of
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError, NonFiniteError
-from kdpipe.importing import Importing
+from kdpipe.importing import Importing, identity_of
 from kdpipe.known_rows import about_rows
+from kdpipe.mapped import Mapped
 from kdpipe.parts import EMBEDDING, Part
 from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress, counted
@@ -34,10 +35,13 @@ def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> 
     """Put what is missing into the store.
 
     Raises:
-        ArtifactError: a file is damaged, or has not one vector for each row of the corpus.
+        ArtifactError: a file is damaged, changed while it is read, or has not one vector for each
+            row of the corpus.
         NonFiniteError: a vector is NaN or Inf as it is kept; rows are named.
     """
-    total = sum(item.block.rows * len(item.questions) for item in todo)
+    total, read = sum(item.block.rows * len(item.questions) for item in todo), Mapped()
+    paths = [file.path(root) for file in asking.spec.files]
+    read.note(lambda: _refuse_other(asking, root), *paths)
     with Progress("cache-teacher", total=total, unit="rows") as bar:
         for file in asking.spec.files:
             (question,) = file.questions()
@@ -55,8 +59,16 @@ def take_over(asking: Importing, todo: list[Todo], store: Store, root: Path) -> 
                 kept = storage.encode(said, question.storage)
                 _refuse_non_finite(file, question, kept, item, asking.corpus)
                 kept |= about_rows(asking.corpus, item.index, question.what)
+                asking.corpus.mapped.refuse_changed(asking.corpus.path(item.index))
+                read.refuse_changed()
                 store.put(asking.full(item.block, question), kept, {"file": file.file})
                 bar.advance(item.block.rows, note=question.name)
+
+
+def _refuse_other(asking: Importing, root: Path) -> None:
+    if identity_of(asking.spec, root) != asking.teacher:
+        names = " or ".join(file.file for file in asking.spec.files)
+        raise ArtifactError(f"{names} was changed while it was read: run the same command again")
 
 
 def dims(asking: Importing, root: Path) -> Dims:

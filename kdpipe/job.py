@@ -187,7 +187,10 @@ def _train(
     runs: Path,
     kept: Mapping[Path, Job],
 ) -> int | None:
-    """Take `steps` to the end; `kept` is where each student at its saves is kept."""
+    """Take `steps` to the end; `kept` is where each student at its saves is kept.
+
+    Raises as `_keep` does.
+    """
     vars(log).update(checkpoint.resume(runs, training))
     spec, done = training.spec, training.progress.step
     every = checkpoint.steps_between(spec, total)
@@ -204,10 +207,9 @@ def _train(
             if idle is not None and (line := idle.note(step)) is not None:
                 say(line)
             wish, saves = here().agreed(signal()), step.number % every == 0
-            for folder, job in kept.items() if saves and here().leads else ():
-                snapshots.take(folder, job.run, job.tokenizer)
-            if here().leads and (wish is not None or (saves and not last)):
-                checkpoint.save(runs, training, vars(log))
+            if saves or last or wish is not None:
+                whole = wish is not None or not last
+                _keep(training, log, runs, kept, whole=whole, models=saves)
             if wish is not None and not last:
                 return wish
         if training.progress.skipped:
@@ -219,6 +221,31 @@ def _train(
     for folder, job in kept.items():
         job.snapshots[:] = snapshots.taken(folder)
     return None
+
+
+def _keep(
+    training: Training,
+    log: Log,
+    runs: Path,
+    kept: Mapping[Path, Job],
+    *,
+    whole: bool,
+    models: bool,
+) -> None:
+    """Keep the whole training as it stands, the models, or neither where the end is at hand.
+
+    Raises ArtifactError where a file that it learns from is not what it was.
+    """
+    for job in kept.values():
+        job.run.refuse_changed()
+    # Where one process has found that, none keeps what came of it.
+    here().wait()
+    if not here().leads:
+        return
+    for folder, job in kept.items() if models else ():
+        snapshots.take(folder, job.run, job.tokenizer)
+    if whole:
+        checkpoint.save(runs, training, vars(log))
 
 
 def _note(step: Step) -> str:

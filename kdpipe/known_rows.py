@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from kdpipe.cache import TOLD, CacheFacts
 from kdpipe.corpus import Corpus
 from kdpipe.errors import ArtifactError
 from kdpipe.gather import Shard, gather, spread
+from kdpipe.mapped import Mapped
 from kdpipe.parts import Part
 from kdpipe.questions import Asking, Todo
 from kdpipe.targets import Question
 from kdpipe.tensor_files import header, shard_kinds
 
+_REMEDY = "run the same command again, which does without it"
 _BITS = 32
 """A place is the number of a block, and in so many lower bits that of a row in it."""
 
@@ -55,6 +57,8 @@ class Known:
     """[R]: of all rows of these blocks, sorted."""
     places: npt.NDArray[np.int64]
     """[R]: where each of them lies."""
+    mapped: Mapped = field(repr=False)
+    """All these files."""
 
     def told(self, asking: Asking) -> dict[str, Any] | None:
         """What it told of the teacher alone; None where less was asked of that."""
@@ -89,11 +93,16 @@ class Known:
                     first = starts[rows].astype(np.int64)
                     where = spread(first, starts[rows + 1] - first)
                     whole[name][torch.from_numpy(where)] = values
+        read_from = np.unique(places >> _BITS).tolist()
+        self.mapped.refuse_changed(*(self._path(block, number) for block in read_from))
         return whole
+
+    def _path(self, block: int, number: int) -> Path:
+        return self.folder / self.blocks[block][number].name
 
     @functools.cache  # noqa: B019 - it lives as long as the pass of a teacher
     def _shard(self, block: int, number: int) -> Shard:
-        with safe_open(self.folder / self.blocks[block][number].name, framework="pt") as shard:
+        with safe_open(self._path(block, number), framework="pt") as shard:
             tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
         del tensors["rows"]
         counts = tensors.pop("counts", None)
@@ -103,9 +112,13 @@ class Known:
         return kept, np.concatenate([[0], np.cumsum(counts.numpy(), dtype=np.int64)])
 
 
-def _rows(folder: Path, files: Sequence[artifact.Part], facts: CacheFacts) -> npt.NDArray[np.void]:
+def _rows(
+    folder: Path, files: Sequence[artifact.Part], facts: CacheFacts, mapped: Mapped
+) -> npt.NDArray[np.void]:
     """[R]: digests of the rows that all these shards are about; raises ArtifactError."""
-    paths = [artifact.check(folder, file, "") for file in files]
+    paths = [folder / file.name for file in files]
+    for path, file in zip(paths, files, strict=True):
+        mapped.note(functools.partial(artifact.check, folder, file, _REMEDY), path)
     with safe_open(paths[0], framework="pt") as shard:
         rows: npt.NDArray[np.uint8] = shard.get_tensor("rows").numpy()
     for path, question in zip(paths, facts.questions, strict=True):
@@ -162,11 +175,11 @@ def _earlier(asking: Asking, folder: Path) -> Known | None:
     each = len(facts.questions)
     listed = (manifest.files[at : at + each] for at in range(0, len(manifest.files), each))
     gone = {files[0].name: files for files in listed if not used & {file.name for file in files}}
-    blocks = list[Sequence[artifact.Part]]()
+    blocks, mapped = list[Sequence[artifact.Part]](), Mapped()
     digests, places = list[npt.NDArray[np.void]](), list[npt.NDArray[np.int64]]()
     for files in gone.values():
         try:
-            rows = _rows(folder, files, facts)
+            rows = _rows(folder, files, facts, mapped)
         except (ArtifactError, FileNotFoundError):
             continue
         places.append((len(blocks) << _BITS) + np.arange(len(rows)))
@@ -176,4 +189,4 @@ def _earlier(asking: Asking, folder: Path) -> Known | None:
         return None
     all_digests = np.concatenate(digests)
     order = np.argsort(all_digests, kind="stable")
-    return Known(folder, facts, blocks, all_digests[order], np.concatenate(places)[order])
+    return Known(folder, facts, blocks, all_digests[order], np.concatenate(places)[order], mapped)

@@ -53,7 +53,7 @@ def load_encoder(folder: Path, head: HeadSpec, *, mlm: bool = False) -> Encoder:
     crf = None
     if answers == "token" and (transformer / CRF_FILE).is_file():
         crf = _crf(transformer / CRF_FILE, len(heads.classes_of(config, answers)))
-    return Encoder(model, head, [_dense(path) for path in head.dense], answers, crf).eval()
+    return _own(Encoder(model, head, [_dense(path) for path in head.dense], answers, crf)).eval()
 
 
 def new_transformer(config: PreTrainedConfig) -> PreTrainedModel:
@@ -65,6 +65,13 @@ def new_transformer(config: PreTrainedConfig) -> PreTrainedModel:
     except _UNLOADABLE as error:
         raise UsageError(f"the student's shape cannot be built: {_first(error)}") from None
     return model
+
+
+def _own(encoder: Encoder) -> Encoder:
+    """With weights in memory of its own: what is written into the files later changes none."""
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        tensor.data = tensor.data.clone()
+    return encoder
 
 
 def _config(folder: Path) -> PreTrainedConfig:

@@ -76,6 +76,13 @@ class Teacher:
 
         return load_encoder(self.folder, self.head, mlm=self.mlm)
 
+    def refuse_other(self, identity: str) -> None:
+        """Raises ArtifactError where it is not, or no more, the teacher of that identity."""
+        if self.identity != identity:
+            raise ArtifactError(
+                f"{self.folder} was changed while it was read: run the same command again"
+            )
+
 
 @dataclass(frozen=True)
 class Project:

@@ -127,6 +127,12 @@ class Run:
             known &= True if cache.known is None else cache.known
         return known
 
+    def refuse_changed(self) -> None:
+        """Raises ArtifactError where a file that it learns from is not what it was."""
+        self.corpus.mapped.refuse_changed()
+        for joined in self.caches.values():
+            joined.cache.refuse_changed()
+
     @property
     def modules(self) -> nn.ModuleDict:
         """Everything with weights."""

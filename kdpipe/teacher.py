@@ -44,7 +44,7 @@ def answer(
     Raises:
         UsageError: a target that this teacher does not have.
         NonFiniteError: the teacher gave NaN or Inf, or the storage type overflowed; rows are named.
-        ArtifactError: a block of the corpus is damaged.
+        ArtifactError: a block of the corpus is damaged, or changed while it was read.
     """
     probe = _probe(asking, store)
     if todo or not probe.is_file():
@@ -54,6 +54,7 @@ def answer(
             io.make_folder(store.root)
             told = None if known is None else known.told(asking)
             told = told or _introduce(encoder, asking)
+            asking.corpus.mapped.refuse_changed()
             io.publish(probe, records.seal(io.canonical(told)))
         keep_in(encoder, asking.dtype)
         _run(asking, todo, store, encoder, known)
@@ -156,6 +157,7 @@ def _run(
                     used["known_rows"] = item.block.rows - len(item.unread)
                 _refuse_non_finite(kept, question, item, asking.corpus)
                 kept |= about_rows(asking.corpus, item.index, question.what)
+                asking.corpus.mapped.refuse_changed(asking.corpus.path(item.index))
                 store.put(asking.full(item.block, question), kept, used)
             bar.advance(item.tokens, note=f"{count}/{counted(len(todo), 'block')}")
 

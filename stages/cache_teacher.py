@@ -164,7 +164,9 @@ def _ask(project: Project, wanted: CacheWanted, who: Teacher, device: str) -> _W
     asking = Asking(wanted.corpus, wanted.said_by, wanted.spec, dtype)
 
     def load() -> Encoder:
-        return who.load().to(where)
+        encoder = who.load().to(where)
+        who.refuse_other(wanted.said_by)
+        return encoder
 
     def plan(todo: list[Todo]) -> tuple[Dims, str]:
         encoder = load()

@@ -55,12 +55,20 @@ def _evaluate(project: Project, name: str, device: str) -> None:
 
     from kdpipe import card
     from kdpipe import evaluate as evaluation
+    from kdpipe.errors import ArtifactError
     from kdpipe.hub import read_json
     from kdpipe.subjects import held_out, subjects
 
     three, cache = subjects(project, name, made.corpus, made.caches, device)
     rows = held_out(made.corpus, cache)
     report = evaluation.evaluate(three, tasks, rows, project.root)
+    made.corpus.mapped.refuse_changed()
+    if cache is not None:
+        cache.refuse_changed()
+    if measured.made_from(project, name, device) != of_this:
+        raise ArtifactError(
+            f"what {name} is measured by was changed while it was read: run the same command again"
+        )
     evaluation.write_report(report, project.report_folder(name))
     io.sweep(folder)
     card.write_card(folder, read_json(folder / "kdpipe.json"), table=evaluation.markdown(report))

@@ -95,16 +95,26 @@ def _trained(
     project: Project, whole: str, asked: dict[str, Asked], runs: Path, device: str
 ) -> dict[str, Job]:
     """All students at the end of their training; ends the process where a signal stopped it."""
-    from kdpipe import job
+    from kdpipe import job, made_from
+    from kdpipe.errors import ArtifactError
     from kdpipe.progress import say
+
+    def unchanged() -> None:
+        if made_from.asked(project, whole) != asked:
+            raise ArtifactError(
+                f"what {whole} learns from was changed while it was read: run the same command"
+                " again"
+            )
 
     if whole in project.pipeline.bodies:
         inputs = {name: (some.corpus, some.caches) for name, some in asked.items()}
         several = job.prepare_together(project, whole, inputs, device)
+        unchanged()
         stopped = job.carry_out_together(several, runs)
         jobs = several.apart()
     else:
         one = job.prepare(project, whole, asked[whole].corpus, asked[whole].caches, device)
+        unchanged()
         jobs, stopped = {whole: one}, job.carry_out(one, runs)
     if stopped is not None:
         step = jobs[next(iter(jobs))].run.progress.step
