@@ -39,7 +39,7 @@ class Part(Frozen):
 
     name: PartName
     """Path inside the folder, at most two levels deep."""
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=2**63)
     digest: Digest
     """`xxh3_128:<hex>` or `sha256:<hex>`."""
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from kdpipe import artifact
 from kdpipe.config import Frozen
-from kdpipe.corpus import Corpus, CorpusFacts
+from kdpipe.corpus import Corpus, CorpusFacts, Count
 from kdpipe.errors import ArtifactError
 from kdpipe.gather import Arrays, Shard, gather
 from kdpipe.mapped import Mapped
@@ -38,7 +38,7 @@ REMEDY = "run 'kdpipe cache-teacher'"
 class Difference(Frozen):
     """How far the teacher in its compute dtype is from the same teacher in fp32, on a sample."""
 
-    rows: int
+    rows: Count
     min_cosine: float
     max_abs: float
 
@@ -54,11 +54,11 @@ class CacheFacts(Frozen):
     """Of the teacher's matrix products."""
     difference: Difference | None
     """None in fp32."""
-    embedding_width: int
-    hidden_width: int
-    layers: int
+    embedding_width: Count
+    hidden_width: Count
+    layers: Count
     """Layers of the teacher."""
-    heads: int
+    heads: Count
     """Attention heads of the teacher."""
     classes: tuple[str, ...]
     """What the teacher's logits are about, in their order; empty without logits."""
@@ -66,14 +66,14 @@ class CacheFacts(Frozen):
     """What the teacher's logits mean; null without logits."""
     relative: bool
     """Whether its attention also depends on positions that queries and keys do not show."""
-    vocabulary: int = 0
+    vocabulary: Count = 0
     """Logits of a token, where the teacher is a masked language model."""
-    prompt_tokens: int
+    prompt_tokens: Count
     """At the head of every row."""
-    rows: int
+    rows: Count
     questions: tuple[Question, ...] = Field(min_length=1)
     """The files of the manifest are, block by block, the answers to these in their order."""
-    widths: dict[str, int]
+    widths: dict[str, Count]
     """By the name of a question, how many numbers a vector of its answers has."""
 
     @model_validator(mode="after")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from kdpipe import io, records
 from kdpipe.config import Frozen
 from kdpipe.errors import ArtifactError
@@ -32,7 +34,7 @@ class Receipt(Frozen):
     """All that the key is the digest of."""
     made_by: dict[str, Any]
     """What does not enter the key: device, batch budget, library versions."""
-    bytes: int
+    bytes: int = Field(ge=0, lt=2**63)
     digest: str
 
 

@@ -52,7 +52,7 @@ def write_corpus(
 
     Raises:
         ArtifactError: no rows, rows that all are held out, rows of several kinds, labels of several
-            types or too many of them.
+            types or too many of them, or text that is not what `inputs` say any more.
     """
     distinct = Distinct(spec, root)
     total = None if spec.validation_sources else spec.max_rows
@@ -68,6 +68,7 @@ def write_corpus(
             io.write_file(folder / name, data)
 
         facts = encode_corpus(spec, reading, distinct, chunks(), keep)
+    _refuse_changed(source_digests(spec, root), inputs)
     _refuse_nothing_to_train_on(spec, facts)
     names = [block.name for block in facts.blocks]
     parts = tuple(artifact.part(folder, name) for name in names)
@@ -85,6 +86,14 @@ def write_corpus(
         ),
     )
     return facts
+
+
+def _refuse_changed(now: dict[str, str], inputs: dict[str, str]) -> None:
+    for name, state in now.items():
+        if state != inputs[name]:
+            raise ArtifactError(
+                f"the text of {name} was changed while it was read: run the same command again"
+            )
 
 
 @contextlib.contextmanager

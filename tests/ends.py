@@ -27,7 +27,7 @@ PIPELINE = pieces.PIPELINE.format(
     train="max_steps: 40, tokens_per_batch: 256, bf16: false, eval_steps: 10, save_steps: 500",
 )
 _PROGRESS = re.compile(
-    r"(tokenize|cache-teacher|train|verify): \d.*"
+    r"(augment|tokenize|cache-teacher|train|verify): \d.*"
     r"|continuing after step \d+ of \d+"
     r"|stopped after step \d+: the same command continues there"
 )

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe import evaluate, job, known_rows, load, passes, vector_files
+from kdpipe import evaluate, fill_blocks, job, known_rows, load, passes, vector_files
 from kdpipe.artifact import MANIFEST
+from kdpipe.augment import write
 from kdpipe.corpus import open_corpus
 from kdpipe.errors import ArtifactError
 from kdpipe.mapped import Mapped
@@ -171,6 +172,31 @@ def test_a_report_is_not_written_of_it(
     as_it_runs(monkeypatch, evaluate, "measure", lambda: cut(path))
     assert fails(capsys, ["evaluate", str(FILE)], 3).startswith(f"{path} is ")
     assert not Path("reports/small").exists()
+
+
+def test_text_that_changes(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    before = (CORPUS / MANIFEST).read_bytes()
+    text = Path("text.txt")
+    write_text(text, sentences(300))
+    as_it_runs(monkeypatch, fill_blocks, "read_rows", lambda: write_text(text, sentences(350)))
+    found = fails(capsys, ["tokenize", str(FILE)], 3)
+    assert found == "the text of source.0 was changed while it was read: run the same command again"
+    assert (CORPUS / MANIFEST).read_bytes() == before
+
+
+def test_text_that_changes_as_it_is_augmented(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with FILE.open("a") as file:
+        file.write(
+            "augmentations:\n  more:\n    sources: [{kind: files, files: [text.txt]}]\n"
+            "    methods: [{kind: perturb, steps: [{kind: masking, probability: 0.3}]}]\n"
+        )
+    text = Path("text.txt")
+    as_it_runs(monkeypatch, write, "copies", lambda: write_text(text, sentences(350)))
+    found = fails(capsys, ["augment", str(FILE)], 3)
+    assert found.startswith("source.0 of the texts was changed while it was read: ")
+    assert not Path("artifacts/texts/more", MANIFEST).exists()
 
 
 def test_an_imported_file_that_changes(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -52,7 +52,8 @@ def write_texts(
     """Make the texts that `spec` asks for in `folder`; files of older ones are removed at the end.
 
     Raises:
-        ArtifactError: no text to write, or a source, a model or vectors that are not there.
+        ArtifactError: no text to write, or a source, a model or vectors that are not there, or are
+            not what `inputs` say any more.
         UsageError: words with tags, which a method would move.
     """
     io.make_folder(folder / _UNFINISHED)
@@ -77,6 +78,11 @@ def write_texts(
             "no copy differs from its row, so there is no text to write: raise 'copies', or set"
             " keep_original: true"
         )
+    for what, state in text_inputs(spec, root).items():
+        if state != inputs[what]:
+            raise ArtifactError(
+                f"{what} of the texts was changed while it was read: run the same command again"
+            )
     _publish(spec, folder, inputs, facts, names)
     return facts
 
