@@ -149,7 +149,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except (YAMLError, UnicodeDecodeError, RecursionError, ValueError, LookupError) as error:
+    except (YAMLError, RecursionError, ValueError, LookupError, TypeError) as error:
         raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     if data is None:
         raise UsageError(f"{path} is empty: remove it, then 'kdpipe init' writes one")

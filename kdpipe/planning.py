@@ -34,7 +34,7 @@ from kdpipe.fill_blocks import Reading
 from kdpipe.forecast import CacheForecast, CorpusForecast, StudentForecast, measurements
 from kdpipe.importing import Importing, identity_of
 from kdpipe.known_rows import spare
-from kdpipe.pipeline import CacheSpec, WordTokenizer
+from kdpipe.pipeline import CacheSpec
 from kdpipe.progress import Progress
 from kdpipe.project import Project, same_tokenizer
 from kdpipe.questions import Asking, Todo, missing
@@ -105,17 +105,17 @@ def forecast(project: Project, device: torch.device, seconds: float = 10.0) -> F
         NonFiniteError: the loss of a student became NaN or Inf.
     """
     known = project.pipeline
-    readings = {name: _reading(project, name) for name in known.corpora}
-    there = {name for name in known.corpora if _is_there(project, name, readings[name][0])}
+    begun = {name: _begun(project, name) for name in known.corpora}
+    absent = sum(reading is not None for reading, _ in begun.values())
     asked = sum(cache.teacher is not None for cache in known.caches.values())
     # Students are measured twice: while their teachers speak, and then on what these said.
-    parts = len(known.corpora) - len(there) + asked + 2 * len(known.students)
+    parts = absent + asked + 2 * len(known.students)
     probe = _Probe(project, device, seconds / max(1, parts))
     wholes = dict.fromkeys(map(known.trained_as, known.students))
     total = len(known.corpora) + len(known.caches) + len(wholes)
     with Progress("plan", total=total, unit="parts") as bar:
-        for name, (reading, took) in readings.items():
-            _corpus(probe, name, None if name in there else reading, took)
+        for name, (reading, took) in begun.items():
+            _corpus(probe, name, reading, took)
             bar.advance(1, note=name)
         for name, spec in known.caches.items():
             _cache(probe, name, spec)
@@ -126,20 +126,18 @@ def forecast(project: Project, device: torch.device, seconds: float = 10.0) -> F
     return probe.told
 
 
-def _reading(project: Project, name: str) -> tuple[Reading, float]:
-    """How a corpus is read, and the seconds that it took to find the words of its text."""
+def _begun(project: Project, name: str) -> tuple[Reading | None, float]:
+    """How a corpus is read that is not there, and the seconds until its first row can be.
+
+    These are those of its tokenizer, and of the digests of its text; None for one that is there.
+    """
     begin, reading = time.perf_counter(), project.reading(name)
-    if not isinstance(project.pipeline.corpora[name].tokenizer, WordTokenizer):
-        return reading, 0.0
-    # Found on first use.
-    assert reading.tokenizer.by_words
-    return reading, time.perf_counter() - begin
-
-
-def _is_there(project: Project, name: str, reading: Reading) -> bool:
     spec, folder = project.pipeline.corpora[name], project.corpus_folder(name)
     inputs = inputs_of(spec, reading, project.root)
-    return artifact.is_current(folder, corpus.KIND, spec.identity(), inputs)
+    if artifact.is_current(folder, corpus.KIND, spec.identity(), inputs):
+        return None, 0.0
+    assert reading.tokenizer.vocabulary, "it is loaded, or its words are found"
+    return reading, time.perf_counter() - begin
 
 
 def _corpus(probe: _Probe, name: str, reading: Reading | None, took: float) -> None:

@@ -51,6 +51,8 @@ def try_out(folder: Path) -> None:
     words = [*_strings(record.get("added_tokens")), *_USUAL]
     for name in _NAMES:
         words += _strings(read_json(folder / name))
+    # Halves of surrogate pairs, which JSON may have, are no text.
+    words = [word.encode("utf-8", "replace").decode("utf-8") for word in words]
     alone = {
         "version": "1.0",
         "normalizer": record["normalizer"],
