@@ -183,16 +183,19 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 @pytest.mark.parametrize("page", NARROW, ids=name_of)
 def test_no_line_is_too_wide(page: Path) -> None:
     lines = page.read_text("utf-8").splitlines()
-    wide = [number for number, line in enumerate(lines, 1) if len(line) > 120]
-    assert not wide, f"{name_of(page)}: lines {wide}"
+    # A row of a table cannot be broken.
+    told = [line for line in lines if not line.startswith("| ")]
+    wide = [line for line in told if len(line) > 120]
+    assert not wide, f"{name_of(page)}: {wide}"
 
 
 def test_reliability_names_a_test_for_every_fault() -> None:
     page = (ROOT / "docs/reliability.md").read_text("utf-8")
-    faults = dict(re.findall(r"^(\d+)\. (.*(?:\n   .*)*)", page, re.MULTILINE))
-    assert [int(number) for number in faults] == [*range(1, 23)]
-    for text in faults.values():
-        files = re.findall(r"`(test_\w+\.py)`", text)
-        assert files or "decisions/0004" in text
-        for file in files:
-            assert (ROOT / "tests" / file).is_file(), file
+    rows = re.findall(r"^\| (\d*) \| (.*) \| (.*) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert [int(row[0]) for row in rows if row[0]] == [*range(1, 23)]
+    for row in rows:
+        assert all(row[1:]), row
+        files = re.findall(r"`(test_\w+\.py)`", row[3])
+        assert files, row
+    for file in re.findall(r"`(test_\w+\.py)", page):
+        assert (ROOT / "tests" / file).is_file(), file

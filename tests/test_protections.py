@@ -206,6 +206,41 @@ PROTECTIONS = [
         "        long = list[int]()\n",
         "tests/test_long_pairs.py",
     ),
+    Protection(
+        "what was made of a file that was written into is not kept",
+        "kdpipe/mapped.py",
+        "            self.note(check, path)\n",
+        "            pass\n",
+        "tests/test_changed_meanwhile.py",
+    ),
+    Protection(
+        "weights lie in memory of their own",
+        "kdpipe/load.py",
+        "        tensor.data = tensor.data.clone()\n",
+        "        pass\n",
+        "tests/test_changed_meanwhile.py",
+    ),
+    Protection(
+        "the teacher is still the one that was asked",
+        "stages/cache_teacher.py",
+        "        who.refuse_other(wanted.said_by)\n",
+        "",
+        "tests/test_changed_meanwhile.py",
+    ),
+    Protection(
+        "what a student learns from is still what was asked for",
+        "stages/train_student.py",
+        "        if made_from.asked(project, whole) != asked:\n",
+        "        if False:\n",
+        "tests/test_changed_meanwhile.py",
+    ),
+    Protection(
+        "text is still what it was when its digest was taken",
+        "kdpipe/write_corpus.py",
+        "    _refuse_changed(source_digests(spec, root), inputs)\n",
+        "",
+        "tests/test_changed_meanwhile.py",
+    ),
 ]
 NAMES = [protection.name for protection in PROTECTIONS]
 
