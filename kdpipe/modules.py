@@ -109,7 +109,9 @@ def default_prompt(folder: Path) -> str:
     """The prompt that a sentence-transformers folder puts before every text; empty without one."""
     config = read_json(folder / "config_sentence_transformers.json")
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
-    return str(prompts.get(name) or "") if isinstance(prompts, dict) and name else ""
+    if not isinstance(prompts, dict) or not isinstance(name, str):
+        return ""
+    return str(prompts.get(name) or "")
 
 
 def own_limit(folder: Path) -> int:
@@ -136,7 +138,10 @@ def positions_for_text(config: dict[str, Any]) -> int:
     if not isinstance(positions, int):
         raise ArtifactError(f"max_position_embeddings is {positions!r}, which is no number")
     if str(config.get("model_type")) in _POSITIONS_BEFORE_TEXT:
-        return positions - int(config.get("pad_token_id", 1)) - 1
+        before = config.get("pad_token_id", 1)
+        if not isinstance(before, int):
+            raise ArtifactError(f"pad_token_id is {before!r}, which is no number")
+        return positions - before - 1
     return positions
 
 
