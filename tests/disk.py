@@ -48,6 +48,8 @@ class Disk:
     fault: Fault | None = None
     calls: list[str] = field(default_factory=list)
     """Name of each durable call, with the path that it is about."""
+    places: list[int] = field(default_factory=list)
+    """Where the log was as each of them began."""
     log: list[tuple[Any, ...]] = field(default_factory=list)
     """`create key`, `write_data key data`, `fsync key`, `names folder {name: key}`, `sync folder`,
     `done path`: the function of `kdpipe.io` that made it has returned."""
@@ -137,6 +139,7 @@ class Disk:
         """Do it, unless the fault is here."""
         at, fault = len(self.calls), self.fault
         self.calls.append(f"{name} {_steady(path)}")
+        self.places.append(len(self.log))
         if fault is None or at < fault.at or (at > fault.at and not fault.lasting):
             return act()
         if fault.what in {"before", "after"}:

@@ -75,6 +75,8 @@ class Record:
 
     calls: list[str]
     log: list[tuple[Any, ...]]
+    places: list[int]
+    """Where the log was as each call began."""
 
 
 @dataclass
@@ -149,7 +151,7 @@ def _run(
         code = go(words, folder)
         told = _beside(folder, os.getpid(), "record")
         half = told.with_suffix(".half")
-        half.write_bytes(pickle.dumps(Record(disk.calls, disk.log)))
+        half.write_bytes(pickle.dumps(Record(disk.calls, disk.log, disk.places)))
         half.replace(told)
     except KeyboardInterrupt:
         code = 130  # the program had not begun, or was at its end
