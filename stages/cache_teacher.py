@@ -50,6 +50,7 @@ def cache_teacher(
 
     Example: kdpipe cache-teacher pipelines/demo.yaml docs-minilm --dry-run
     """
+    from kdpipe.freed_memory import keep_freed
     from kdpipe.pipeline import choose
     from kdpipe.processes import share_among, together
     from kdpipe.project import open_project
@@ -59,6 +60,7 @@ def cache_teacher(
     chosen = choose(project.pipeline.caches, names, "cache")
     if not dry_run:
         share_among(processes)
+    keep_freed()
     with together() as group:
         for name in chosen:
             _cache(project, name, device, group, dry_run=dry_run, verify=verify)

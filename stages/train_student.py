@@ -38,6 +38,7 @@ def train(
     Example: kdpipe train pipelines/demo.yaml small
     """
     from kdpipe.errors import ArtifactError, UsageError
+    from kdpipe.freed_memory import keep_freed
     from kdpipe.processes import share_among, together
     from kdpipe.project import open_project
 
@@ -46,6 +47,7 @@ def train(
     known = project.pipeline
     chosen = dict.fromkeys(map(known.trained_as, known.choose_students(names)))
     share_among(processes)
+    keep_freed()
     with together():
         for whole in chosen:
             try:
