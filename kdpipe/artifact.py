@@ -183,8 +183,11 @@ def current(
 
 def digest_of(folder: Path) -> str | None:
     """The digest of a manifest as it is now, whatever it says; None where there is none."""
+    path = folder / MANIFEST
+    if path.is_symlink():
+        return None
     try:
-        data = records.read_regular(folder / MANIFEST, MAX_BYTES)
+        data = records.read_regular(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError, ArtifactError):
         return None
     return hashlib.sha256(data).hexdigest()

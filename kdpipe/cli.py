@@ -40,6 +40,10 @@ _LEAST = 8
 """Letters of a secret: a shorter value of such a name may be a part of any word."""
 
 
+_came: list[int] = []
+"""Signals of this run: libraries that clean up after one may raise another error in its place."""
+
+
 class _Terminated(SystemExit):
     """SIGTERM as an exception: `finally` blocks run, and forked workers end in silence."""
 
@@ -48,7 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line (that of the process, where none is given); the exit code."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _came.clear()
     signal.signal(signal.SIGTERM, _terminate)
+    # In the background a shell has it ignored.
+    waits_for_ctrl_c = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    if waits_for_ctrl_c:
+        signal.signal(signal.SIGINT, _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, _send_again
     words = _options_first(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or _is_set("KDPIPE_DEBUG")
@@ -61,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _end(error, debug)
     finally:
         sys.unraisablehook = hook
+        if waits_for_ctrl_c:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     return code if isinstance(code, int) else 0
 
 
@@ -148,7 +159,13 @@ def _normalize(word: str) -> str:
     return word.replace("_", "-")
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
     # A second one ends the process even where a `finally` block hangs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise _Terminated(128 + number)
@@ -157,7 +174,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _end(error: BaseException, debug: bool) -> int:
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, SystemExit) and not isinstance(error, _Terminated):
+    if isinstance(error, SystemExit) and not isinstance(error, _Terminated) and not _came:
         return error.code if isinstance(error.code, int) else 1
     code, line = _last_words(error)
     if debug:
@@ -178,10 +195,8 @@ def _leave(error: ArtifactError, debug: bool) -> NoReturn:
 
 def _last_words(error: BaseException) -> tuple[int, str]:
     """Exit code and line of any error."""
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT, _STOPPED
-    if isinstance(error, _Terminated):
-        return 128 + signal.SIGTERM, _STOPPED
+    if _came or isinstance(error, KeyboardInterrupt):
+        return 128 + (_came[0] if _came else signal.SIGINT), _STOPPED
     if hasattr(error, "format_message"):  # every version of Typer has another name for the class
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "kdpipe"

@@ -12,10 +12,12 @@ from types import FrameType
 def deferred() -> Iterator[Callable[[], int | None]]:
     """Within the block signals only wait: the given function says which one came, None so far.
 
-    A second signal is not waited for: it does what it did before the block.
+    A second signal is not waited for: it does what it did before the block. One that whoever began
+    this process wants to be ignored, as of a job in the background, stays so.
     """
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: was for number, was in before.items() if was != signal.SIG_IGN}
 
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)

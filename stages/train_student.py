@@ -122,4 +122,5 @@ def _trained(
         step = jobs[next(iter(jobs))].run.progress.step
         say(f"stopped after step {step}: the same command continues there")
         os.kill(os.getpid(), stopped)
+        raise SystemExit(128 + stopped)  # what is not trained to its end is no student
     return jobs

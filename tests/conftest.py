@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from tests.under_dvc import Dvc
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# In the background a shell has it ignored, here and in all that is started here.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("KDPIPE_STORE", "KDPIPE_DEVICE", "DVC_ROOT"):
     os.environ.pop(name, None)
@@ -37,9 +41,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `--long` runs."""
+    """Leave out what only `--long` runs; else begin with what takes longest, so that none waits."""
     if not config.getoption("--long"):
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
+        return
+
+    def allowed(item: pytest.Item) -> float:
+        timeout = item.get_closest_marker("timeout")
+        return timeout.args[0] if timeout is not None else 0.0
+
+    items.sort(key=allowed, reverse=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -166,9 +166,9 @@ class Disk:
         return noting
 
     def _key(self, path: str) -> Key:
-        key = self._keys.get(path, path)
-        assert key is not None, f"{path} is gone"
-        return key
+        key = self._keys.get(path)
+        # What this process removed another one may have made again.
+        return path if key is None else key
 
 
 def _names(path: str, key: Key | None) -> tuple[Any, ...]:

@@ -25,6 +25,8 @@ HEAVY = {"torch", "transformers", "tokenizers", "pyarrow", "numpy", "matplotlib"
 STAGES = cli.stages()
 
 STUB = '''
+import os
+import signal
 import sys
 import time
 from typing import Annotated
@@ -57,6 +59,15 @@ def fail(kind: str, where: Annotated[str, typer.Option("--where-to")] = "here") 
             time.sleep(60)
     if kind == "ctrl-c":
         raise KeyboardInterrupt
+    if kind == "cleaning":
+        try:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            finally:
+                raise RuntimeError("nothing is as it was")
+        except RuntimeError as error:
+            raise errors.ArtifactError(str(error)) from None
     if kind == "panic":
         from tokenizers import Regex
         from tokenizers.pre_tokenizers import Split
@@ -224,6 +235,11 @@ def test_every_error_is_one_line_and_an_exit_code(
 def test_ctrl_c_in_a_stage_is_one_line(run: Run) -> None:
     line = "interrupted: what was finished is kept, the same command continues\n"
     assert run("go-wrong ctrl-c") == Done(130, "", line)
+
+
+def test_a_library_that_fails_as_it_cleans_up_does_not_hide_the_signal(run: Run) -> None:
+    line = "interrupted: what was finished is kept, the same command continues\n"
+    assert run("go-wrong cleaning") == Done(143, "", line)
 
 
 def test_a_panic_of_native_code_is_no_bug(run: Run) -> None:

@@ -135,6 +135,25 @@ def test_signal(here: Path, capsys: Capture, stage: str, number: int, code: int)
         assert_went_on(shown)
 
 
+def run_in_the_background(words: list[str]) -> None:
+    """As a shell does without job control: nobody's Ctrl-C is for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run_words(words)
+
+
+@pytest.mark.parametrize("stage", ["cache-teacher", "train"])
+def test_in_the_background_ctrl_c_is_for_others(here: Path, stage: str) -> None:
+    edit("save_steps: 500", "save_steps: 1")
+    before = forget(stage)
+    process = begin([stage, "pipeline.yaml"], run_in_the_background)
+    assert process.pid is not None
+    wait_for(process, RUNNING[stage])
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 0, Path("log").read_text()
+    assert MANIFESTS[stage].read_bytes() == before
+
+
 def test_kill_while_another_process_waits(here: Path, capsys: Capture) -> None:
     before = forget("cache-teacher")
     process = begin(["cache-teacher", "pipeline.yaml"])

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # From bottom to top: a module imports from the layers below its own. A folder counts as one module.
 LAYERS = """
     __init__ errors progress
-    config forecast io long_pairs nets options pages parts records schedule stop supervised
+    config forecast freed_memory io long_pairs mapped nets options pages parts records schedule
+    stop supervised
     artifact dvc_left hub processes tables versions
     device tokenizer_file
     tokenizer
