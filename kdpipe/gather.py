@@ -29,23 +29,27 @@ def gather(shards: Ints, rows: Ints, read: Callable[[int], Shard]) -> Arrays:
     """
     order = np.argsort(shards, kind="stable")
     numbers, places = shards[order], rows[order]
-    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
-    pieces, counts = list[tuple[Arrays, Ints]](), np.ones(len(rows), np.int64)
-    one_each = True
+    cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(rows)]
+    pieces, counts = list[tuple[Arrays, Ints]](), list[Ints]()
     for first, last in itertools.pairwise(cuts):
         arrays, starts = read(int(numbers[first]))
         mine = places[first:last]
         if starts is not None:
-            one_each, begin = False, starts[mine]
-            counts[first:last] = starts[mine + 1] - begin
-            mine = spread(begin, counts[first:last])
+            begin = starts[mine]
+            counts.append(starts[mine + 1] - begin)
+            mine = spread(begin, counts[-1])
         pieces.append((arrays, mine))
     found = {name: _taken(name, pieces) for name in pieces[0][0]}
     if (order[1:] > order[:-1]).all():
         return found
-    begins, of_row = np.empty_like(counts), np.empty_like(counts)
-    begins[order], of_row[order] = np.cumsum(counts) - counts, counts
-    back = begins if one_each else spread(begins, of_row)
+    back = np.empty_like(order)
+    if counts:
+        in_order = np.concatenate(counts)
+        of_row = np.empty_like(order)
+        back[order], of_row[order] = np.cumsum(in_order) - in_order, in_order
+        back = spread(back, of_row)
+    else:
+        back[order] = np.arange(len(order))
     return {name: array.take(back, axis=0) for name, array in found.items()}
 
 

@@ -241,6 +241,20 @@ PROTECTIONS = [
         "",
         "tests/test_changed_meanwhile.py",
     ),
+    Protection(
+        "a signal that a shell has ignored stays so",
+        "kdpipe/stop.py",
+        "    before = {number: was for number, was in before.items() if was != signal.SIG_IGN}\n",
+        "",
+        "tests/test_interrupted.py",
+    ),
+    Protection(
+        "a signal is the end, whatever a library raises after it",
+        "kdpipe/cli.py",
+        "    if _came or isinstance(error, KeyboardInterrupt):\n",
+        "    if isinstance(error, KeyboardInterrupt):\n",
+        "tests/test_cli.py",
+    ),
 ]
 NAMES = [protection.name for protection in PROTECTIONS]
 
