@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -278,9 +279,10 @@ def test_without_it_a_test_fails(protection: Protection, tmp_path: Path, figure:
     file = copy / protection.file
     file.write_text(file.read_text("utf-8").replace(protection.lines, protection.left), "utf-8")
     words = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*words, *protection.tests.split()], cwd=copy, capture_output=True, text=True, check=False
-    )
+    words += protection.tests.split()
+    # Processes that begin in another folder have to find the copy, too.
+    path = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(words, cwd=copy, env=path, capture_output=True, text=True, check=False)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert done.returncode == 1, done.stdout[-3000:]
     assert failed, done.stdout[-3000:]
