@@ -64,4 +64,5 @@ def numeral(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    # Files can tell whole numbers that no float holds.
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
