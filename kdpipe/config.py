@@ -122,7 +122,6 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file; raises UsageError with the line of a mistake."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     if path.is_dir():
@@ -137,15 +136,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
             " make several"
         )
     try:
-        yaml = YAML(typ="safe", pure=True)
         # Before anything is built of it: aliases can make much of little.
-        node = yaml.compose(text := raw.decode("utf-8"))
+        node = _yaml("safe").compose(text := raw.decode("utf-8"))
         if node is not None and _size(node, {}) > MAX_NODES:
             raise UsageError(
                 f"{path}: more than {MAX_NODES:,} keys and values, with those of its aliases: make"
                 " several files"
             )
-        data = YAML(typ="safe", pure=True).load(text)
+        data = _yaml("safe").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -158,6 +156,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if _depth(data, MAX_DEPTH) > MAX_DEPTH:
         raise UsageError(f"{path}: nested deeper than {MAX_DEPTH} levels: mend its brackets")
     return data
+
+
+def _yaml(kind: str) -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ=kind, pure=True)
+    # An anchor may be given again: then the later one counts, and nobody has to be warned.
+    yaml.composer.warn_double_anchors = False
+    return yaml
 
 
 def decode(model: type[Model], data: Any, path: Path) -> Model:
@@ -227,9 +234,7 @@ def _text(errors: list[ErrorDetails]) -> str:
 
 
 def _line(path: Path, keys: list[int | str]) -> int:
-    from ruamel.yaml import YAML
-
-    node: Any = YAML(typ="rt", pure=True).load(path.read_text("utf-8"))
+    node: Any = _yaml("rt").load(path.read_text("utf-8"))
     line = 1
     for key in keys:
         try:

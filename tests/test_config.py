@@ -139,6 +139,12 @@ def test_what_is_not_too_much_is_read(tmp_path: Path) -> None:
     assert [*read_yaml(file)] == [*"abcd"]
 
 
+def test_an_anchor_may_be_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")
+    assert read_yaml(path) == {"a": 1, "b": 1, "c": 2, "d": 2}
+
+
 def test_the_page_tells_what_is_too_much() -> None:
     page = " ".join((RECIPES.parent / "docs/pipeline-file.md").read_text("utf-8").split())
     limits = f"at most {MAX_BYTES >> 10} KiB, {MAX_DEPTH} levels and {MAX_NODES:,} keys and values"
