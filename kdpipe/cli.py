@@ -174,7 +174,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _end(error: BaseException, debug: bool) -> int:
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, SystemExit) and not isinstance(error, _Terminated) and not _came:
+    if isinstance(error, SystemExit) and not _came:
         return error.code if isinstance(error.code, int) else 1
     code, line = _last_words(error)
     if debug:
@@ -185,12 +185,13 @@ def _end(error: BaseException, debug: bool) -> int:
 
 def _leave(error: ArtifactError, debug: bool) -> NoReturn:
     """The end where native code, which nothing interrupts, goes on in another thread."""
+    code = error.exit_code
     try:
         progress.leave()
-        _end(error, debug)
+        code = _end(error, debug)
         sys.stdout.flush()
     finally:
-        os._exit(error.exit_code)
+        os._exit(code)
 
 
 def _last_words(error: BaseException) -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """Memory that is freed stays with the process: the next pass needs as much again.
 
 By itself glibc gives large pieces back to the system, which clears every page of them when they are
-asked for again: an eighth of a training step on a CPU, a twentieth of a teacher's pass.
+asked for again: on one thread an eighth of a training's CPU time, a twentieth of a teacher's pass.
 """
 
 from __future__ import annotations
